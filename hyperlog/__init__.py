@@ -1,0 +1,1 @@
+"""hyperlog: traces and logs shipped peer to peer over HyperDHT."""

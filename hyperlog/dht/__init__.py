@@ -1,0 +1,1 @@
+"""HyperDHT for Python; imports nothing from the rest of hyperlog."""

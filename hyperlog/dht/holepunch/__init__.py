@@ -1,0 +1,1 @@
+"""Getting through NATs: classification, payloads, probes. No IO in here."""

@@ -1,0 +1,1 @@
+"""dht-rpc: requests, replies, the routing table and iterative queries. No IO in here."""
