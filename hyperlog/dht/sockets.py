@@ -1,0 +1,395 @@
+"""Service: the UDP sockets of one node, and what arrives on them.
+
+A node has a server socket (its announced port), a client socket, and a pool socket per hole punch.
+Each carries three protocols, told apart by the first bytes: UDX packets go to the stream that owns
+the id, dht-rpc datagrams to the RPC node, one-byte datagrams are hole punch probes.
+
+One stream table serves all sockets, because a stream's packets may come in on any of them
+(docs/protocol/udx.md section 1). One pump task serves every stream: it sends what `write` left to
+send and fires timers. A stream that has something to send is marked dirty and flushed when the
+running task yields, so that many small writes leave in one system call.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import struct
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import trio
+
+from hyperlog.dht.compact import Address
+from hyperlog.dht.udp import DEFAULT_TTL, DatagramSocket, SocketFactory, UDPSocket
+from hyperlog.dht.udx.closed import ClosedStreams
+
+__all__ = ["CLIENT", "SERVER", "Sockets", "SocketsStatistics", "StreamHandler"]
+
+logger = logging.getLogger("hyperlog.dht.sockets")
+
+SERVER: Final = 0
+CLIENT: Final = 1
+
+PORT_RANGE: Final = 5  # ports tried from the given one on, dht-rpc lib/io.js
+MAX_BACKLOG: Final = 256  # groups of datagrams waiting for a full kernel buffer
+MAX_FLUSH_ROUNDS: Final = 16  # calls of datagrams_to_send before other streams get their turn
+
+UDX_MAGIC: Final = b"\xff\x01"
+STREAM_ID = struct.Struct("<4xI")
+RPC_FIRST_BYTES: Final = (0x03, 0x13)
+
+
+class StreamHandler(Protocol):
+    """What the table needs of a stream; UDXStream in streams.py is one."""
+
+    socket: int | None
+    """Local socket that the stream sends from; None until it is connected."""
+
+    def receive(self, data: bytes | memoryview, address: Address, socket: int, now: float) -> None:
+        """Take one packet of this stream."""
+
+    def batch_done(self, now: float) -> None:
+        """All packets that were waiting have been handed over: wake readers and writers."""
+
+    def datagrams_to_send(self, now: float) -> list[tuple[Address, list[bytes]]]: ...
+
+    def get_timer(self) -> float | None: ...
+
+    def handle_timer(self, now: float) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class SocketsStatistics:
+    """Counts since the node was opened."""
+
+    datagrams_received: int
+    datagrams_ignored: int
+    """neither UDX of a known stream nor RPC nor a probe that somebody waits for"""
+    datagrams_dropped: int
+    """given up because the kernel's send buffer stayed full"""
+    streams: int
+    sockets: int
+
+
+class Sockets:
+    """The sockets of one node; made by `Sockets.open`, alive while `run` runs."""
+
+    def __init__(
+        self, server: DatagramSocket, client: DatagramSocket, factory: SocketFactory
+    ) -> None:
+        self._sockets: dict[int, DatagramSocket] = {SERVER: server, CLIENT: client}
+        self._references: dict[int, int] = {}
+        self._factory = factory
+        self._next_socket = 2
+        self._scopes: dict[int, trio.CancelScope] = {}
+        self._nursery: trio.Nursery | None = None
+        self._streams: dict[int, StreamHandler] = {}
+        self._closed = ClosedStreams()
+        self._timers: list[tuple[float, int]] = []
+        self._timer_at: dict[int, float] = {}
+        self._dirty: dict[int, StreamHandler] = {}
+        self._pump_lot = trio.lowlevel.ParkingLot()
+        self._pump_scope: trio.CancelScope | None = None
+        self._backlog: deque[tuple[int, Address, list[bytes]]] = deque()
+        self._received = 0
+        self._ignored = 0
+        self._dropped = 0
+        self.on_rpc: Callable[[list[tuple[bytes, Address, int]]], None] = lambda batch: None
+        """Called with every drained batch of dht-rpc datagrams: (data, source, local socket)."""
+        self.on_probe: dict[int, Callable[[Address], None]] = {}
+        """By pool socket: called with the source of each hole punch probe."""
+
+    @classmethod
+    def open(cls, host: str, port: int, factory: SocketFactory = UDPSocket) -> Sockets:
+        """Bind the server socket (`port`, else the next four, else any) and the client socket.
+
+        Port 0 takes any free one. Compat: dht-rpc lib/io.js tries the same range.
+
+        Raises:
+            OSError: not even a port of the system's choice can be bound on `host`.
+        """
+        server: DatagramSocket | None = None
+        candidates = range(port, min(port + PORT_RANGE, 65536)) if port else ()
+        for candidate in candidates:
+            try:
+                server = factory(host, candidate)
+                break
+            except OSError:
+                continue
+        if server is None:
+            server = factory(host, 0)
+        try:
+            client = factory(host, 0)
+        except OSError:
+            server.close()
+            raise
+        return cls(server, client, factory)
+
+    @classmethod
+    def open_exact(cls, host: str, port: int, factory: SocketFactory = UDPSocket) -> Sockets:
+        """Like `open`, but the server socket gets `port` or nothing.
+
+        Raises:
+            OSError: the port is taken, or `host` is not an address of this machine.
+        """
+        server = factory(host, port)
+        try:
+            client = factory(host, 0)
+        except OSError:
+            server.close()
+            raise
+        return cls(server, client, factory)
+
+    # -- life -------------------------------------------------------------------------------------
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Receive, send and fire timers until cancelled; closes every socket at the end."""
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                for index in list(self._sockets):
+                    nursery.start_soon(self._receive_loop, index)
+                task_status.started()
+                await self._pump()
+        finally:
+            self._nursery = None
+            for sock in self._sockets.values():
+                sock.close()
+            self._sockets.clear()
+
+    def local_address(self, socket: int) -> Address:
+        """Address that a socket is bound to.
+
+        Raises:
+            KeyError: no such socket (any more).
+        """
+        return self._sockets[socket].local_address
+
+    def open_pool_socket(self, on_probe: Callable[[Address], None]) -> int:
+        """Bind one more socket for a hole punch; the caller holds it until `release`."""
+        if self._nursery is None:
+            raise RuntimeError("the node is not running")
+        index = self._next_socket
+        self._next_socket += 1
+        self._sockets[index] = self._factory(self.local_address(CLIENT)[0], 0)
+        self._references[index] = 1
+        self.on_probe[index] = on_probe
+        self._nursery.start_soon(self._receive_loop, index)
+        return index
+
+    def hold(self, socket: int) -> None:
+        """Keep a pool socket open for one more user; no effect on the node's own two."""
+        if socket in self._references:
+            self._references[socket] += 1
+
+    def release(self, socket: int) -> None:
+        """Give a pool socket back; the last user closes it."""
+        if socket not in self._references:
+            return
+        self._references[socket] -= 1
+        if self._references[socket] == 0:
+            del self._references[socket]
+            self.on_probe.pop(socket, None)
+            sock = self._sockets.pop(socket, None)
+            scope = self._scopes.pop(socket, None)
+            if scope is not None:
+                scope.cancel()
+            if sock is not None:
+                sock.close()
+
+    def statistics(self) -> SocketsStatistics:
+        return SocketsStatistics(
+            datagrams_received=self._received,
+            datagrams_ignored=self._ignored,
+            datagrams_dropped=self._dropped,
+            streams=len(self._streams),
+            sockets=len(self._sockets),
+        )
+
+    # -- streams ----------------------------------------------------------------------------------
+
+    def add_stream(self, stream_id: int, stream: StreamHandler) -> None:
+        """Register a stream under its local id, which the caller made sure is free."""
+        self._streams[stream_id] = stream
+
+    def is_free(self, stream_id: int) -> bool:
+        """Whether no live or recently closed stream uses the id."""
+        return stream_id not in self._streams and stream_id not in self._closed
+
+    def remove_stream(self, stream_id: int, *, remember: object = None) -> None:
+        """Forget a stream; with `remember` (its closed_record) late packets are answered."""
+        self._streams.pop(stream_id, None)
+        self._dirty.pop(stream_id, None)
+        self._timer_at.pop(stream_id, None)
+        if remember is not None:
+            self._closed.add(remember, trio.current_time())  # type: ignore[arg-type]
+
+    def mark_dirty(self, stream_id: int) -> None:
+        """Flush this stream as soon as the running task yields."""
+        stream = self._streams.get(stream_id)
+        if stream is not None:
+            self._dirty[stream_id] = stream
+            self._pump_lot.unpark()
+
+    def flush(self, stream_id: int, now: float) -> None:
+        """Send what the stream has to send, and note its next timer."""
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            return
+        if stream.socket is not None and not self._backlog:
+            for _ in range(MAX_FLUSH_ROUNDS):
+                groups = stream.datagrams_to_send(now)
+                if not groups:
+                    break
+                for address, datagrams in groups:
+                    self._send_batch(stream.socket, address, datagrams)
+                if self._backlog:
+                    break
+        self._note_timer(stream_id, stream)
+
+    def _note_timer(self, stream_id: int, stream: StreamHandler) -> None:
+        timer = stream.get_timer()
+        if timer is None:
+            return
+        known = self._timer_at.get(stream_id)
+        # A later deadline is left to the earlier entry, which re-arms itself when it fires.
+        if known is None or timer < known:
+            self._timer_at[stream_id] = timer
+            heapq.heappush(self._timers, (timer, stream_id))
+            scope = self._pump_scope
+            if scope is not None and timer < scope.deadline:
+                scope.deadline = timer
+
+    async def _pump(self) -> None:
+        while True:
+            deadline = self._timers[0][0] if self._timers else float("inf")
+            if not self._dirty:
+                with trio.CancelScope(deadline=deadline) as self._pump_scope:
+                    await self._pump_lot.park()
+                self._pump_scope = None
+            else:
+                await trio.lowlevel.checkpoint()
+            now = trio.current_time()
+            while self._timers and self._timers[0][0] <= now:
+                self._fire_timer(now)
+            if self._backlog:
+                await self._drain_backlog()
+                now = trio.current_time()
+                # Streams that stopped at the backlog go on, whatever their timers say.
+                self._dirty.update(self._streams)
+            dirty, self._dirty = self._dirty, {}
+            for stream_id in dirty:
+                self.flush(stream_id, now)
+
+    def _fire_timer(self, now: float) -> None:
+        at, stream_id = heapq.heappop(self._timers)
+        if self._timer_at.get(stream_id) != at:
+            return  # replaced by an earlier one, or the stream is gone
+        del self._timer_at[stream_id]
+        stream = self._streams[stream_id]
+        due = stream.get_timer()
+        if due is not None and due <= now:
+            stream.handle_timer(now)
+            self._dirty[stream_id] = stream
+        else:
+            self._note_timer(stream_id, stream)
+
+    # -- datagrams out ----------------------------------------------------------------------------
+
+    def send(self, socket: int, address: Address, data: bytes, ttl: int = DEFAULT_TTL) -> None:
+        """Send one datagram; drop it when the kernel has no room (RPC and probes are repeated)."""
+        sock = self._sockets.get(socket)
+        if sock is None or not sock.send(data, address, ttl):
+            self._dropped += 1
+
+    def _send_batch(self, socket: int, address: Address, datagrams: Sequence[bytes]) -> None:
+        sock = self._sockets.get(socket)
+        if sock is None:
+            self._dropped += len(datagrams)
+            return
+        if self._backlog:
+            self._keep(socket, address, list(datagrams))
+            return
+        taken = sock.send_batch(datagrams, address)
+        if taken < len(datagrams):
+            self._keep(socket, address, list(datagrams[taken:]))
+
+    def _keep(self, socket: int, address: Address, datagrams: list[bytes]) -> None:
+        if len(self._backlog) >= MAX_BACKLOG:
+            self._dropped += len(datagrams)
+            return
+        self._backlog.append((socket, address, datagrams))
+        self._pump_lot.unpark()
+
+    async def _drain_backlog(self) -> None:
+        while self._backlog:
+            socket, address, datagrams = self._backlog[0]
+            sock = self._sockets.get(socket)
+            if sock is None:
+                self._backlog.popleft()
+                self._dropped += len(datagrams)
+                continue
+            taken = sock.send_batch(datagrams, address)
+            if taken == len(datagrams):
+                self._backlog.popleft()
+                continue
+            del datagrams[:taken]
+            with trio.move_on_after(1.0):  # a link that takes nothing for so long has lost them
+                await sock.wait_writable()
+                continue
+            self._dropped += sum(len(group) for _, _, group in self._backlog)
+            self._backlog.clear()
+
+    # -- datagrams in -----------------------------------------------------------------------------
+
+    async def _receive_loop(self, index: int) -> None:
+        sock = self._sockets[index]
+        with trio.CancelScope() as scope:
+            self._scopes[index] = scope
+            while True:
+                try:
+                    await sock.wait_readable()
+                except trio.ClosedResourceError:
+                    return
+                batch = sock.receive_batch()
+                if batch:
+                    self._dispatch(index, batch)
+
+    def _dispatch(self, index: int, batch: list[tuple[bytes | memoryview, Address]]) -> None:
+        now = trio.current_time()
+        self._received += len(batch)
+        streams = self._streams
+        touched: dict[int, StreamHandler] = {}
+        rpc: list[tuple[bytes, Address, int]] = []
+        for data, address in batch:
+            if len(data) >= 20 and data[:2] == UDX_MAGIC:
+                (stream_id,) = STREAM_ID.unpack_from(data)
+                stream = streams.get(stream_id)
+                if stream is not None:
+                    stream.receive(data, address, index, now)
+                    touched[stream_id] = stream
+                else:
+                    self._answer_closed(stream_id, data, address, index, now)
+            elif len(data) >= 2 and data[0] in RPC_FIRST_BYTES:
+                rpc.append((bytes(data), address, index))
+            elif len(data) == 1 and index in self.on_probe:
+                self.on_probe[index](address)
+            else:
+                self._ignored += 1
+        for stream_id, stream in touched.items():
+            stream.batch_done(now)
+            self.flush(stream_id, now)
+        if rpc:
+            self.on_rpc(rpc)
+
+    def _answer_closed(
+        self, stream_id: int, data: bytes | memoryview, address: Address, index: int, now: float
+    ) -> None:
+        answer = self._closed.receive_datagram(data, now)
+        if answer is None:
+            self._ignored += 1
+        else:
+            self.send(index, address, answer)
