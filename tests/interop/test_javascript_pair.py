@@ -117,7 +117,7 @@ async def test_the_server_keeps_its_key_in_keys_dat(tmp_path):
 async def test_an_echo_brings_every_byte_back():
     size = 1_000_000
     async with (
-        js_testnet(2) as bootstrap,
+        js_testnet() as bootstrap,
         js_echo("echo", bootstrap) as server,
         js_echo("echo", bootstrap, connect_to=server.public_key, size=size, chunk=30_000) as client,
     ):
@@ -130,7 +130,7 @@ async def test_an_echo_brings_every_byte_back():
 
 async def test_a_source_fills_a_sink():
     async with (
-        js_testnet(2) as bootstrap,
+        js_testnet() as bootstrap,
         js_echo("source", bootstrap, size=500_000) as server,
         js_echo("sink", bootstrap, connect_to=server.public_key) as client,
     ):

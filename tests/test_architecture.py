@@ -1,0 +1,313 @@
+"""The layers hold: protocol folders do no IO, and imports follow the arrows below.
+
+    cli → everything           handler, otel → records → trace, replacer
+    client → spool, session    server → sinks, connections, session
+    product → hyperlog.dht (its public names only)
+    dht services → dht protocols → compact, keys, constants, errors
+
+A module that no row of ARROWS names fails here: decide first whom it may import.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "hyperlog"
+
+IMPURE_MODULES = {
+    "asyncio",
+    "concurrent",
+    "datetime",
+    "importlib",
+    "io",
+    "multiprocessing",
+    "nacl.utils",
+    "os",
+    "pathlib",
+    "secrets",
+    "select",
+    "selectors",
+    "signal",
+    "socket",
+    "ssl",
+    "subprocess",
+    "tempfile",
+    "threading",
+    "time",
+    "trio",
+    "uuid",
+}
+IMPURE_NAMES = {"__import__", "generate", "getrandom", "input", "open", "print", "randombytes"}
+IMPURE_NAMES |= {"token_bytes", "urandom"}
+ALLOWED_FROM_RANDOM = {"Random"}  # as a type; an instance comes in as an argument
+
+DHT_BOTTOM = {"compact", "constants", "errors", "keys"}
+SIBLINGS_ALLOWED = {"commands": {"noise"}}
+
+EVERYWHERE = {"hyperlog.errors", "hyperlog.config"}
+ARROWS: dict[str, set[str]] = {
+    "errors": set(),
+    "config": set(),
+    "keyfile": {"dht"},
+    "replacer": set(),
+    "trace": set(),
+    "records": {"replacer", "trace"},
+    "handler": {"records", "trace", "client"},
+    "otel": {"records", "client"},
+    "spool": {"records"},
+    "session": {"records"},
+    "connections": {"records"},
+    "tokens": set(),
+    "sinks": {"records", "sinks"},
+    "client": {"dht", "keyfile", "records", "session", "spool", "trace"},
+    "server": {"connections", "dht", "keyfile", "records", "session", "sinks", "tokens", "web"},
+    "web": {"connections", "records", "session", "sinks", "tokens", "web"},
+    "cli": {"client", "connections", "dht", "handler", "keyfile", "records", "server"}
+    | {"sinks", "tokens", "trace", "web"},
+}
+NO_TRIO = (
+    "errors",
+    "config",
+    "keyfile",
+    "replacer",
+    "records",
+    "trace",
+    "handler",
+    "session",
+    "tokens",
+)
+SANS_IO = ("replacer", "records", "session")
+
+
+@dataclass(frozen=True)
+class Module:
+    """One module's source and full name."""
+
+    name: str
+    source: str
+    is_package: bool = False
+
+    @property
+    def place(self) -> list[str]:
+        """The parts of the name below `hyperlog`."""
+        return self.name.split(".")[1:]
+
+
+def modules() -> list[Module]:
+    found = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        is_package = parts[-1] == "__init__"
+        name = ".".join(parts[:-1] if is_package else parts)
+        found.append(Module(name, path.read_text(encoding="utf-8"), is_package))
+    return found
+
+
+MODULES = modules()
+NAMES = {module.name for module in MODULES}
+
+
+def imports(module: Module, known: set[str] = NAMES) -> Iterator[str]:
+    """Full names of all modules that the source imports, wherever in it the statement stands.
+
+    `from package import name` gives `package.name` if that is a module, and `package` otherwise.
+    Names of foreign packages come out as `package` and `package.name`.
+    """
+    package = module.name if module.is_package else module.name.rpartition(".")[0]
+    for node in ast.walk(ast.parse(module.source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                above = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*above, base] if base else above)
+            for alias in node.names:
+                full = f"{base}.{alias.name}"
+                if base.split(".")[0] != "hyperlog":
+                    yield base
+                    yield full
+                else:
+                    yield full if full in known else base
+
+
+def is_protocol(module: Module) -> bool:
+    """True for what lies in a sub-folder of hyperlog/dht."""
+    place = module.place
+    return place[:1] == ["dht"] and (len(place) > 2 or (len(place) == 2 and module.is_package))
+
+
+def impurities(module: Module) -> set[str]:
+    """What in the source reads a clock, a random source or the outside world."""
+    found = set()
+    for name in imports(module):
+        parts = name.split(".")
+        found |= {
+            name for end in range(1, len(parts) + 1) if ".".join(parts[:end]) in IMPURE_MODULES
+        }
+        if parts[0] == "random" and len(parts) > 1 and parts[1] not in ALLOWED_FROM_RANDOM:
+            found.add(name)
+    for node in ast.walk(ast.parse(module.source)):
+        if isinstance(node, ast.Attribute):
+            if isinstance(node.value, ast.Name) and node.value.id == "random":
+                if node.attr not in ALLOWED_FROM_RANDOM:
+                    found.add(f"random.{node.attr}")
+            elif node.attr in IMPURE_NAMES - {"open", "print", "input"}:
+                found.add(node.attr)
+        elif isinstance(node, ast.Name) and node.id in IMPURE_NAMES:
+            found.add(node.id)
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute | ast.Name):
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else node.func.id
+            if called == "Random":
+                found.add("Random()")
+    return found
+
+
+def forbidden_in_dht(module: Module) -> set[str]:
+    """Imports of a module of hyperlog/dht that point upwards or sideways."""
+    found = set()
+    place = module.place
+    for name in imports(module):
+        target = name.split(".")
+        if target[0] != "hyperlog":
+            continue
+        if target[1:2] != ["dht"]:
+            found.add(name)
+        elif is_protocol(module) and len(target) > 2:
+            folder = place[1]
+            allowed = DHT_BOTTOM | {folder} | SIBLINGS_ALLOWED.get(folder, set())
+            if target[2] not in allowed:
+                found.add(name)
+        elif is_protocol(module):
+            found.add(name)  # hyperlog.dht itself: its __init__ imports the services
+        elif place[1:] and place[1] in DHT_BOTTOM and target[2:] and target[2] not in DHT_BOTTOM:
+            found.add(name)
+    return found
+
+
+def forbidden_in_product(module: Module) -> set[str]:
+    """Imports of a product module that its row of ARROWS does not allow."""
+    noun = module.place[0]
+    found = set()
+    for name in imports(module):
+        target = name.split(".")
+        if target[0] != "hyperlog" or name in EVERYWHERE:
+            continue
+        if target[1:2] == ["dht"] and len(target) > 2:
+            found.add(name)  # past the public names
+        elif len(target) == 1 or (target[1] not in ARROWS[noun] and target[1] != noun):
+            found.add(name)
+    return found
+
+
+PROTOCOLS = [module for module in MODULES if is_protocol(module)]
+DHT = [module for module in MODULES if module.place[:1] == ["dht"]]
+PRODUCT = [module for module in MODULES if module.place and module.place[0] != "dht"]
+
+
+def by_name(module: Module) -> str:
+    return module.name
+
+
+@pytest.mark.parametrize("module", PROTOCOLS, ids=by_name)
+def test_protocol_folders_do_no_io(module):
+    assert not impurities(module)
+
+
+@pytest.mark.parametrize("module", DHT, ids=by_name)
+def test_dht_imports_neither_the_product_nor_upwards_nor_sideways(module):
+    assert not forbidden_in_dht(module)
+
+
+@pytest.mark.parametrize("module", PRODUCT, ids=by_name)
+def test_the_product_imports_along_the_arrows(module):
+    assert module.place[0] in ARROWS, "a new module: name in ARROWS what it may import"
+    assert not forbidden_in_product(module)
+
+
+@pytest.mark.parametrize("module", PRODUCT, ids=by_name)
+def test_the_light_half_of_the_product_loads_without_trio(module):
+    if module.place[0] in NO_TRIO:
+        assert not {"trio"} & {name.split(".")[0] for name in imports(module)}
+
+
+@pytest.mark.parametrize("module", PRODUCT, ids=by_name)
+def test_sessions_and_records_do_no_io(module):
+    if module.place[0] in SANS_IO:
+        assert not {"trio", "socket", "threading", "asyncio"} & {
+            name.split(".")[0] for name in imports(module)
+        }
+
+
+def test_there_is_something_to_check():
+    assert {"udx", "noise", "rpc", "commands", "holepunch"} <= {m.place[1] for m in PROTOCOLS}
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("import trio", {"trio"}),
+        ("def f():\n    import socket", {"socket"}),
+        ("def f():\n    from time import monotonic", {"time", "time.monotonic"}),
+        ("import os\nkey = os.urandom(32)", {"os", "urandom"}),
+        ("from nacl.utils import random", {"nacl.utils", "nacl.utils.random"}),
+        ("from nacl.bindings import randombytes\nrandombytes(3)", {"randombytes"}),
+        ("import random\nx = random.random()", {"random.random"}),
+        ("import random\nr = random.Random()", {"Random()"}),
+        ("from random import randint", {"random.randint"}),
+        ("from nacl.signing import SigningKey\nk = SigningKey.generate()", {"generate"}),
+        ("print('x')", {"print"}),
+        ("open('x')", {"open"}),
+        ("if TYPE_CHECKING:\n    import random\ndef f(rng: random.Random): ...", set()),
+        ("import struct, hashlib\nfrom hyperlog.dht.compact import Reader", set()),
+        ("class S:\n    def f(self):\n        self.open(); self.print()", set()),
+    ],
+)
+def test_impurities_are_found(source, found):
+    assert impurities(Module("hyperlog.dht.udx.stream", source)) == found
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "found"),
+    [
+        ("hyperlog.dht.udx.stream", "from hyperlog.dht.compact import Reader", set()),
+        ("hyperlog.dht.udx.stream", "from hyperlog.dht import compact", set()),
+        ("hyperlog.dht.udx.stream", "from .. import compact", set()),
+        ("hyperlog.dht.udx.stream", "from . import packet", set()),
+        ("hyperlog.dht.udx.stream", "from hyperlog.dht import rpc", {"hyperlog.dht.rpc"}),
+        ("hyperlog.dht.udx.stream", "from ..rpc import x", {"hyperlog.dht.rpc"}),
+        ("hyperlog.dht.udx.stream", "def f():\n from hyperlog import dht", {"hyperlog.dht"}),
+        ("hyperlog.dht.udx.stream", "import hyperlog.errors", {"hyperlog.errors"}),
+        ("hyperlog.dht.commands.x", "import hyperlog.dht.noise.handshake", set()),
+        ("hyperlog.dht.noise.x", "import hyperlog.dht.commands", {"hyperlog.dht.commands"}),
+        ("hyperlog.dht.udx.stream", "import hyperlog.dht.node", {"hyperlog.dht.node"}),
+        ("hyperlog.dht.node", "import hyperlog.dht.rpc, hyperlog.dht.sockets", set()),
+        ("hyperlog.dht.node", "def f():\n from hyperlog import x", {"hyperlog"}),
+        ("hyperlog.dht.keys", "import hyperlog.dht.udx.packet", {"hyperlog.dht.udx.packet"}),
+    ],
+)
+def test_forbidden_imports_of_the_dht_are_found(name, source, found):
+    assert forbidden_in_dht(Module(name, source)) == found
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "found"),
+    [
+        ("hyperlog.session", "from hyperlog.errors import HyperlogError", set()),
+        ("hyperlog.session", "import hyperlog.client", {"hyperlog.client"}),
+        ("hyperlog.session", "def f():\n import hyperlog.dht", {"hyperlog.dht"}),
+        ("hyperlog.client", "from hyperlog.dht import DHT", set()),
+        ("hyperlog.client", "from hyperlog.dht.udx import x", {"hyperlog.dht.udx"}),
+        ("hyperlog.client", "from hyperlog.dht import compact", {"hyperlog.dht.compact"}),
+        ("hyperlog.sinks.files", "import hyperlog.server", {"hyperlog.server"}),
+        ("hyperlog.trace", "import hyperlog", {"hyperlog"}),
+    ],
+)
+def test_forbidden_imports_of_the_product_are_found(name, source, found):
+    assert forbidden_in_product(Module(name, source)) == found
