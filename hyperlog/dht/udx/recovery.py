@@ -1,0 +1,468 @@
+"""What is in flight, when it counts as lost, and the timers that find out: RTT, RTO, RACK, TLP.
+
+Theory of operation. A packet is in exactly one of two tables until it is acknowledged: `in_flight`,
+in the order of (re)transmission, or `lost`, waiting for retransmission. Both map the unwrapped seq.
+A SACKed packet is forgotten like an acknowledged one: libudx never reneges.
+
+- RACK (RFC 8985): when a packet is acknowledged, packets sent before it are lost as soon as they are
+  older than its round trip plus a reorder window. Those still within the window arm `reorder_at`.
+- TLP: when the last packets of a burst stay unanswered, `probe_at` fires before the RTO and one packet
+  is sent, so that its acknowledgement shows the gap.
+- RTO: `rto_at`, at least 1 s. The oldest packet and everything overdue is lost; the next expiry is
+  two RTOs later, always, and the seventh in a row without cumulative progress ends the stream.
+
+    open ──loss found by RACK──▶ recovery ──everything sent before it acknowledged──▶ open
+    open, recovery ──RTO──▶ loss ──everything sent before it acknowledged──▶ open
+
+Acknowledgements are taken in two steps, because they arrive in bursts: `on_ack` and `on_sack_blocks` only
+release packets; `conclude` then takes one RTT sample, one delivery-rate sample and one look at losses
+for the whole burst.
+
+Spec: docs/protocol/udx.md section 7; RFC 8985; draft-cheng-iccrg-delivery-rate-estimation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from hyperlog.dht.udx.windowed import WindowedMin
+
+if TYPE_CHECKING:
+    from hyperlog.dht.compact import Address
+
+__all__ = ["LOSS", "OPEN", "RECOVERY", "Flight", "Path", "RateSample", "Recovery", "SentPacket"]
+
+INITIAL_RTO: Final = 1.0  # s
+MIN_RTO: Final = 1.0  # s
+MAX_RTO: Final = 30.0  # s
+MAX_EXPIRIES: Final = 6  # RTOs in a row that are survived, libudx UDX_MAX_RTO_TIMEOUTS
+MIN_PROBE_TIMEOUT: Final = (
+    0.010  # s; a Python peer answers in bursts, earlier probes only duplicate
+)
+PROBE_ACK_DELAY: Final = 0.002  # s, libudx UDX_TLP_MAX_ACK_DELAY
+MAX_RTT: Final = 30.0  # s
+RTT_OUTLIER: Final = 5.0  # s; above it a sample may include the time a machine was suspended
+MIN_RTT_STEP: Final = 30.0  # s
+MIN_RTT_STEPS: Final = 10  # so the smallest RTT of 300 s, libudx UDX_RTT_MIN_WINDOW_MS
+
+OPEN: Final = 0
+RECOVERY: Final = 1
+LOSS: Final = 2
+
+
+class Path:
+    """Where packets go; in-flight packets keep theirs when the stream changes its remote."""
+
+    __slots__ = ("address", "remote_id")
+
+    def __init__(self, remote_id: int, address: Address) -> None:
+        self.remote_id = remote_id
+        self.address = address
+
+
+class Flight:
+    """What the packets of one burst have in common: when they left, and the state of delivery then."""
+
+    __slots__ = ("app_limited", "delivered", "delivered_at", "first_sent_at", "path", "sent_at")
+
+    def __init__(
+        self,
+        path: Path,
+        sent_at: float,
+        delivered: int,
+        delivered_at: float,
+        first_sent_at: float,
+        app_limited: bool,
+    ) -> None:
+        self.path = path
+        self.sent_at = sent_at
+        self.delivered = delivered
+        self.delivered_at = delivered_at
+        self.first_sent_at = first_sent_at
+        self.app_limited = app_limited
+
+
+class SentPacket:
+    """A packet with a sequence number; its payload and END flag never change."""
+
+    __slots__ = ("datagram", "flight", "retransmitted", "seq", "size")
+
+    def __init__(self, seq: int, datagram: bytes, size: int, flight: Flight) -> None:
+        self.seq = seq
+        self.datagram = datagram
+        self.size = size  # payload bytes
+        self.flight = flight
+        self.retransmitted = False
+
+
+@dataclass(slots=True)
+class RateSample:
+    """What one burst of acknowledgements tells the congestion control."""
+
+    acked: int
+    "Packets newly acknowledged or SACKed."
+    lost: int
+    "Packets newly found lost, MTU probes not counted."
+    delivered: int
+    "Packets delivered over `interval`; 0 when there is no valid sample."
+    interval: float
+    "Seconds; 0 when there is no valid sample."
+    prior_delivered: int
+    "The count of delivered packets when the newest acknowledged one was sent."
+    app_limited: bool
+    rtt: float | None
+    "Seconds; None when only retransmitted packets were acknowledged."
+
+
+class Recovery:
+    """Loss recovery of one stream. Times are seconds, seqs unwrapped."""
+
+    def __init__(self, next_seq: int) -> None:
+        self.in_flight: dict[int, SentPacket] = {}
+        self.lost: dict[int, SentPacket] = {}
+        self.oldest = next_seq
+        """Lowest seq not cumulatively acknowledged."""
+        self.next_seq = next_seq
+        self.unacked_bytes = 0
+        """Payload bytes sent and neither acknowledged nor SACKed."""
+        self.sacked = 0
+        """Packets SACKed beyond `oldest`."""
+        self.state = OPEN
+        self.srtt: float | None = None
+        self.rttvar = 0.0
+        self.rto = INITIAL_RTO
+        self._min_rtt = WindowedMin(MIN_RTT_STEPS)
+
+        self.rto_at: float | None = None
+        self.probe_at: float | None = None
+        self.reorder_at: float | None = None
+        self.expiries = 0
+
+        self.delivered = 0
+        self.app_limited_until = 0
+        """Count of delivered packets up to which the application, not the path, set the pace."""
+        self._delivered_at = 0.0
+        self._first_sent_at = 0.0
+
+        self._recovery_end = next_seq  # state returns to OPEN when this is acknowledged
+        self._rack_sent_at = 0.0
+        self._rack_end = next_seq
+        self._rack_rtt = 0.0
+        self._highest_acked = next_seq  # one past it
+        self._reordering_seen = False
+        self._sack_ends: dict[int, int] = {}  # the blocks of the last acknowledgement
+
+        self._probe_end: int | None = None  # seq of the tail loss probe in flight
+        self._probe_retransmitted = False
+        self._probe_permitted = False
+
+        # Collected since the last conclude().
+        self.acks_pending = False
+        self._advanced = False
+        self._newest: SentPacket | None = None
+        self._newest_fresh: SentPacket | None = None
+        self._acked = 0
+
+        self.retransmits = 0
+        self.rto_count = 0
+        self.probe_count = 0
+        self.lost_count = 0
+
+    @property
+    def min_rtt(self) -> float:
+        """Smallest round-trip time of the last 300 s, 0 before the first sample."""
+        return self._min_rtt.value
+
+    # Sending
+
+    def begin_flight(self, path: Path, now: float) -> Flight:
+        """Return the record that all packets sent at this moment share."""
+        if self.oldest == self.next_seq:
+            self._first_sent_at = self._delivered_at = now
+        return Flight(
+            path,
+            now,
+            self.delivered,
+            self._delivered_at,
+            self._first_sent_at,
+            self.app_limited_until > 0,
+        )
+
+    def on_sent_new(self, count: int, size: int, now: float) -> None:
+        """`count` packets of `size` payload bytes in all were added to `in_flight`."""
+        self.next_seq += count
+        self.unacked_bytes += size
+        if self.rto_at is None:
+            self.rto_at = now + self.rto
+        if self._probe_end is None:
+            self._arm_probe(now)
+
+    def take_lost(self) -> SentPacket:
+        """Remove the packet to retransmit first; follow with on_resent()."""
+        return self.lost.pop(next(iter(self.lost)))
+
+    def on_resent(self, packet: SentPacket, flight: Flight) -> None:
+        packet.flight = flight
+        packet.retransmitted = True
+        self.in_flight[packet.seq] = packet
+        self.retransmits += 1
+        if self.rto_at is None:
+            self.rto_at = flight.sent_at + self.rto
+
+    def take_newest(self, now: float) -> SentPacket | None:
+        """Return the last packet of the burst for a tail loss probe, None if it is not in flight."""
+        packet = self.in_flight.pop(self.next_seq - 1, None)
+        if packet is None:
+            return None
+        self.on_resent(packet, self.begin_flight(packet.flight.path, now))
+        return packet
+
+    def on_probe_sent(self, *, retransmitted: bool, now: float) -> None:
+        """The newest packet was just sent as a tail loss probe."""
+        self.probe_count += 1
+        self._probe_end = self.next_seq - 1
+        self._probe_retransmitted = retransmitted
+        self._probe_permitted = False
+        self.probe_at = None
+        self.rto_at = now + self.rto
+
+    def _arm_probe(self, now: float) -> None:
+        if self.state != OPEN or self.sacked or not self._probe_permitted or self.srtt is None:
+            return
+        timeout = max(2 * self.srtt, MIN_PROBE_TIMEOUT)
+        if len(self.in_flight) + len(self.lost) == 1:
+            timeout += PROBE_ACK_DELAY
+        at = now + timeout
+        self.probe_at = at if self.rto_at is None or at < self.rto_at else self.rto_at
+
+    # Acknowledgements
+
+    def on_ack(self, ack: int) -> None:
+        """Release every packet below `ack`, which lies within oldest … next_seq."""
+        in_flight_pop = self.in_flight.pop
+        newest = self._newest
+        sent_at = newest.flight.sent_at if newest is not None else -1.0
+        fresh = self._newest_fresh
+        in_order = self._highest_acked <= self.oldest
+        acked = size = 0
+        for seq in range(self.oldest, ack):
+            packet = in_flight_pop(seq, None)
+            if packet is None:
+                packet = self.lost.pop(seq, None)
+                if packet is None:
+                    self.sacked -= 1
+                    continue
+            acked += 1
+            size += packet.size
+            if packet.flight.sent_at >= sent_at:
+                newest = packet
+                sent_at = packet.flight.sent_at
+            if not packet.retransmitted:
+                fresh = packet
+                if not in_order and seq + 1 < self._highest_acked:
+                    self._reordering_seen = True
+        if ack > self._highest_acked:
+            self._highest_acked = ack
+        self._newest = newest
+        self._newest_fresh = fresh
+        self._acked += acked
+        self.unacked_bytes -= size
+        self.oldest = ack
+        self.expiries = 0
+        self._advanced = True
+        self.acks_pending = True
+        if self.state != OPEN and ack >= self._recovery_end:
+            self.state = OPEN
+        probe_end = self._probe_end
+        if probe_end is not None and (
+            ack > probe_end or (ack == probe_end and not self._probe_retransmitted)
+        ):
+            self._probe_end = None
+
+    def on_sack_blocks(self, blocks: list[tuple[int, int]]) -> None:
+        """Release the packets of each [start, end), which lie within oldest … next_seq.
+
+        Acknowledgements repeat their blocks until the gaps are filled; only what grew is looked at.
+        """
+        known = self._sack_ends
+        self._sack_ends = dict(blocks)
+        for start, end in blocks:
+            known_end = known.get(start, start)
+            if known_end < end:
+                self._on_sack(known_end, end)
+
+    def _on_sack(self, start: int, end: int) -> None:
+        for seq in range(start, end):
+            packet = self.in_flight.pop(seq, None) or self.lost.pop(seq, None)
+            if packet is None:
+                continue
+            self.sacked += 1
+            self._acked += 1
+            self.unacked_bytes -= packet.size
+            self.acks_pending = True
+            newest = self._newest
+            if newest is None or packet.flight.sent_at >= newest.flight.sent_at:
+                self._newest = packet
+            if not packet.retransmitted:
+                fresh = self._newest_fresh
+                if fresh is None or packet.flight.sent_at >= fresh.flight.sent_at:
+                    self._newest_fresh = packet
+                if seq + 1 < self._highest_acked:
+                    self._reordering_seen = True
+            if seq + 1 > self._highest_acked:
+                self._highest_acked = seq + 1
+
+    def conclude(self, now: float) -> RateSample:
+        """Take the samples of the acknowledgements since the last call and set the timers.
+
+        The `lost` field is the caller's to fill from detect_losses().
+        """
+        acked = self._acked
+        newest = self._newest
+        fresh = self._newest_fresh
+        self.delivered += acked
+        if self.app_limited_until and self.delivered > self.app_limited_until:
+            self.app_limited_until = 0
+        rtt = None
+        if fresh is not None:
+            rtt = self._sample_rtt(now - fresh.flight.sent_at, now)
+        sample = RateSample(acked, 0, 0, 0.0, 0, False, rtt)
+        if newest is not None:
+            self._update_rack(newest, now)
+            self._rate(sample, newest.flight, now)
+            self._delivered_at = now
+        if self.oldest == self.next_seq:
+            self.rto_at = self.probe_at = self.reorder_at = None
+            self._probe_end = None
+        elif acked:
+            self.rto_at = now + self.rto
+            if self._advanced:
+                self.probe_at = None
+                self._arm_probe(now)
+        self.acks_pending = False
+        self._advanced = False
+        self._newest = None
+        self._newest_fresh = None
+        self._acked = 0
+        return sample
+
+    def _sample_rtt(self, rtt: float, now: float) -> float:
+        srtt = self.srtt
+        if srtt is None:
+            rtt = min(rtt, MAX_RTT)
+            self.srtt = srtt = rtt
+            self.rttvar = rtt / 2
+        else:
+            outlier = srtt + 5 * self.rttvar
+            if rtt > RTT_OUTLIER and rtt > outlier:
+                rtt = min(outlier, MAX_RTT)
+            self.rttvar += (abs(srtt - rtt) - self.rttvar) / 4
+            self.srtt = srtt = srtt + (rtt - srtt) / 8
+        self._min_rtt.update(int(now / MIN_RTT_STEP), rtt)
+        self.rto = min(max(srtt + 4 * self.rttvar, MIN_RTO), MAX_RTO)
+        self._probe_permitted = True
+        return rtt
+
+    def _update_rack(self, newest: SentPacket, now: float) -> None:
+        sent_at = newest.flight.sent_at
+        rtt = now - sent_at
+        if newest.retransmitted and rtt < self._min_rtt.value:
+            return  # the acknowledgement is for the first transmission
+        self._rack_rtt = rtt
+        if (sent_at, newest.seq + 1) > (self._rack_sent_at, self._rack_end):
+            self._rack_sent_at = sent_at
+            self._rack_end = newest.seq + 1
+
+    def _rate(self, sample: RateSample, flight: Flight, now: float) -> None:
+        self._first_sent_at = flight.sent_at
+        interval = max(flight.sent_at - flight.first_sent_at, now - flight.delivered_at)
+        if interval <= 0 or interval < self._min_rtt.value:
+            return
+        sample.delivered = self.delivered - flight.delivered
+        sample.interval = interval
+        sample.prior_delivered = flight.delivered
+        sample.app_limited = flight.app_limited
+
+    # Losses
+
+    def _reorder_window(self) -> float:
+        if not self._reordering_seen and (self.state != OPEN or self.sacked >= 3):
+            return 0.0
+        return min(self._min_rtt.value / 4, self.srtt or 0.0)
+
+    def detect_losses(self, now: float) -> list[SentPacket]:
+        """Move what RACK finds overdue to `lost`, return it, and arm `reorder_at` for the rest."""
+        self.reorder_at = None
+        rack_sent_at = self._rack_sent_at
+        rack_end = self._rack_end
+        overdue: list[SentPacket] = []
+        age: float | None = None
+        latest = 0.0
+        for packet in self.in_flight.values():
+            sent_at = packet.flight.sent_at
+            if sent_at > rack_sent_at:
+                break
+            if sent_at == rack_sent_at and packet.seq + 1 >= rack_end:
+                continue
+            if age is None:
+                age = self._rack_rtt + self._reorder_window()
+            if sent_at + age <= now:
+                overdue.append(packet)
+            else:
+                latest = sent_at
+        if latest and age is not None:
+            self.reorder_at = latest + age
+        for packet in overdue:
+            self.lost[packet.seq] = self.in_flight.pop(packet.seq)
+        self.lost_count += len(overdue)
+        return overdue
+
+    def enter_recovery(self) -> bool:
+        """Packets (not just MTU probes) were lost; return whether this begins a new recovery."""
+        if self.state != OPEN:
+            return False
+        self.state = RECOVERY
+        self._recovery_end = self.next_seq
+        self._probe_end = None
+        self.probe_at = None
+        return True
+
+    def on_probe_timeout(self) -> bool:
+        """The tail stayed unanswered; return whether a probe shall be sent."""
+        self.probe_at = None
+        return self.oldest != self.next_seq and self._probe_end is None and self._probe_permitted
+
+    def on_rto(self, now: float) -> bool:
+        """Count the expiry and move overdue packets to `lost`; False when the peer counts as gone."""
+        if self.expiries >= MAX_EXPIRIES:
+            return False
+        self.expiries += 1
+        self.rto_count += 1
+        self.state = LOSS
+        self._recovery_end = self.next_seq
+        self._probe_end = None
+        self.probe_at = self.reorder_at = None
+        self.rto_at = now + 2 * self.rto
+        age = self._rack_rtt + self._reorder_window()
+        overdue = [
+            packet
+            for packet in self.in_flight.values()
+            if packet.seq == self.oldest or packet.flight.sent_at + age < now
+        ]
+        for packet in overdue:
+            del self.in_flight[packet.seq]
+        self.lost_count += len(overdue)
+        # Oldest first: the peer can deliver nothing before it has that one.
+        lost = {**self.lost, **{packet.seq: packet for packet in overdue}}
+        self.lost = dict(sorted(lost.items()))
+        return True
+
+    def clear(self) -> None:
+        """Forget all packets and timers."""
+        self.in_flight.clear()
+        self.lost.clear()
+        self.oldest = self.next_seq
+        self.unacked_bytes = 0
+        self.rto_at = self.probe_at = self.reorder_at = None
+        self.acks_pending = False
