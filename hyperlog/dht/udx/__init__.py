@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from hyperlog.dht.udx.closed import ClosedStreams
 from hyperlog.dht.udx.events import EndReceived, Event, MessageReceived, StreamClosed
 from hyperlog.dht.udx.packet import stream_id_untrusted
 from hyperlog.dht.udx.statistics import UDXStreamStatistics
 from hyperlog.dht.udx.stream import UDXStreamCore
 
 __all__ = [
+    "ClosedStreams",
     "EndReceived",
     "Event",
     "MessageReceived",

@@ -6,8 +6,9 @@ A SACKed packet is forgotten like an acknowledged one: libudx never reneges.
 
 - RACK (RFC 8985): when a packet is acknowledged, packets sent before it are lost as soon as they are
   older than its round trip plus a reorder window. Those still within the window arm `reorder_at`.
-- TLP: when the last packets of a burst stay unanswered, `probe_at` fires before the RTO and one packet
-  is sent, so that its acknowledgement shows the gap.
+- TLP: when the last packets of a burst stay unanswered, `probe_at` fires before the RTO and one
+  packet is sent, so that its acknowledgement shows the gap. Unlike libudx this also covers the last
+  retransmissions of a recovery, which would otherwise wait for the RTO.
 - RTO: `rto_at`, at least 1 s. The oldest packet and everything overdue is lost; the next expiry is
   two RTOs later, always, and the seventh in a row without cumulative progress ends the stream.
 
@@ -195,8 +196,7 @@ class Recovery:
         self.unacked_bytes += size
         if self.rto_at is None:
             self.rto_at = now + self.rto
-        if self._probe_end is None:
-            self._arm_probe(now)
+        self._arm_probe(now)
 
     def take_lost(self) -> SentPacket:
         """Remove the packet to retransmit first; follow with on_resent()."""
@@ -209,26 +209,32 @@ class Recovery:
         self.retransmits += 1
         if self.rto_at is None:
             self.rto_at = flight.sent_at + self.rto
+        if not self.lost:
+            self._arm_probe(flight.sent_at)
 
-    def take_newest(self, now: float) -> SentPacket | None:
-        """Return the last packet of the burst for a tail loss probe, None if it is not in flight."""
-        packet = self.in_flight.pop(self.next_seq - 1, None)
-        if packet is None:
+    def take_newest(self) -> SentPacket | None:
+        """Remove the packet that was sent last, to repeat it as a tail loss probe; None if all are
+        waiting for retransmission anyway. Follow with on_resent()."""
+        if not self.in_flight:
             return None
-        self.on_resent(packet, self.begin_flight(packet.flight.path, now))
-        return packet
+        return self.in_flight.pop(next(reversed(self.in_flight)))
 
-    def on_probe_sent(self, *, retransmitted: bool, now: float) -> None:
-        """The newest packet was just sent as a tail loss probe."""
+    def on_probe_sent(self, seq: int, *, retransmitted: bool, now: float) -> None:
+        """Packet `seq` was just sent as a tail loss probe."""
         self.probe_count += 1
-        self._probe_end = self.next_seq - 1
+        self._probe_end = seq
         self._probe_retransmitted = retransmitted
         self._probe_permitted = False
         self.probe_at = None
         self.rto_at = now + self.rto
 
     def _arm_probe(self, now: float) -> None:
-        if self.state != OPEN or self.sacked or not self._probe_permitted or self.srtt is None:
+        if self._probe_end is not None or not self._probe_permitted or self.srtt is None:
+            return
+        if self.state == OPEN:
+            if self.sacked:
+                return  # RACK decides about the gap soon
+        elif self.state == LOSS or self.lost:
             return
         timeout = max(2 * self.srtt, MIN_PROBE_TIMEOUT)
         if len(self.in_flight) + len(self.lost) == 1:
@@ -337,7 +343,7 @@ class Recovery:
             self._probe_end = None
         elif acked:
             self.rto_at = now + self.rto
-            if self._advanced:
+            if self._advanced or self.state == RECOVERY:
                 self.probe_at = None
                 self._arm_probe(now)
         self.acks_pending = False

@@ -229,13 +229,9 @@ class Sender:
         if self.probe_due:
             self.probe_due = False
             if sent_new:
-                recovery.on_probe_sent(retransmitted=False, now=now)
+                recovery.on_probe_sent(recovery.next_seq - 1, retransmitted=False, now=now)
             else:
-                packet = recovery.take_newest(now)
-                if packet is not None:
-                    self._note_unpadded(packet)
-                    self._emit(groups, out, packet, rwnd, ack)
-                    recovery.on_probe_sent(retransmitted=True, now=now)
+                self._repeat_newest(groups, out, rwnd, ack, now)
 
         if recovery.lost:
             blocked = self.bbr.cwnd <= len(recovery.in_flight)
@@ -335,10 +331,19 @@ class Sender:
                     self.mtu.on_probe_sent(seq)
                 return
 
-    def _note_unpadded(self, packet: SentPacket) -> None:
+    def _repeat_newest(
+        self, groups: Groups, out: list[bytes], rwnd: int, ack: int, now: float
+    ) -> None:
+        recovery = self.recovery
+        packet = recovery.take_newest()
+        if packet is None:
+            return
         if packet.seq == self.mtu.probe_seq:
             # Which of the two transmissions gets acknowledged could not be told.
             self.mtu.on_probe_lost()
+        recovery.on_resent(packet, recovery.begin_flight(packet.flight.path, now))
+        recovery.on_probe_sent(packet.seq, retransmitted=True, now=now)
+        self._emit(groups, out, packet, rwnd, ack)
 
     def _retransmit(
         self, groups: Groups, out: list[bytes], budget: int, rwnd: int, ack: int, now: float

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from hyperlog.dht.udx import EndReceived, Event, StreamClosed, UDXStreamCore
+from hyperlog.dht.udx import ClosedStreams, EndReceived, Event, StreamClosed, UDXStreamCore
 
 ADDRESSES = {"a": ("127.0.0.1", 1000), "b": ("127.0.0.1", 2000)}
 
@@ -24,6 +24,7 @@ class Endpoint:
         self.reads = True
         self.received = bytearray()
         self.events: list[Event] = []
+        self.closed_streams = ClosedStreams()
         self.datagrams_sent = 0
 
     def work(self, now: float) -> None:
@@ -38,6 +39,8 @@ class Endpoint:
                 self.received += chunk
         while (event := core.next_event()) is not None:
             self.events.append(event)
+            if isinstance(event, StreamClosed):
+                self.closed_streams.remember(core, now)
 
     @property
     def close_event(self) -> StreamClosed | None:
@@ -70,6 +73,7 @@ class Link:
         max_datagram: int = 1472,
         drop: Callable[[str, bytes, float], bool] | None = None,
         connect: bool = True,
+        remember_closed: bool = True,
         **core_options,
     ) -> None:
         self.rng = random.Random(seed)
@@ -86,6 +90,7 @@ class Link:
         self.b = Endpoint("b", UDXStreamCore(0xB, **core_options))
         self.sent: list[tuple[float, str, bytes]] = []
         self.record = False
+        self.remember_closed = remember_closed
         self._wire: list[tuple[float, int, Endpoint, bytes]] = []
         self._count = 0
         self._free_at = {"a": 0.0, "b": 0.0}
@@ -148,6 +153,12 @@ class Link:
         while self._wire and self._wire[0][0] <= self.now:
             _, _, endpoint, datagram = heapq.heappop(self._wire)
             sender = self.other(endpoint)
+            if endpoint.core.closed and self.remember_closed:
+                answer = endpoint.closed_streams.receive_datagram(datagram, self.now)
+                if answer is not None:
+                    assert answer[0] == ADDRESSES[sender.name]
+                    self._transmit(endpoint, answer[1])
+                continue
             endpoint.core.receive_datagram(datagram, ADDRESSES[sender.name], self.now)
         self.flush()
         return True
