@@ -44,8 +44,13 @@ class Reply:
     address: Address
     response: Response
     """its `id` is proven here: None, or the node id of `address`"""
-    rtt: float
+    rtt: float = 0.0
     """seconds"""
+
+    @classmethod
+    def from_response(cls, response: Response, address: Address) -> Reply:
+        """The reply that a single request to `address` got."""
+        return cls(address, response)
 
     @property
     def id(self) -> bytes | None:
@@ -151,12 +156,14 @@ class Query:
     def receive_reply(self, address: Address, response: Response, rtt: float) -> Reply | None:
         """Take the answer of a node that was asked; gives it back as a Reply unless it is an error.
 
-        `response.id` must be proven already.
+        `response.id` must be proven already. An answer after the end changes nothing.
         """
         if address not in self._asked:
             return None
         self._asked.discard(address)
         self._slow.discard(address)
+        if self.finished:
+            return None
         reply = Reply(address, response, rtt)
         if response.error:
             self.errors += 1
@@ -174,11 +181,15 @@ class Query:
         """A node that was asked does not answer."""
         if address not in self._asked:
             return
+        self.skip(address)
+        self._down.add(address)
+        self._hints += [(referrer, address) for referrer in self._referrers[address]]
+
+    def skip(self, address: Address) -> None:
+        """The request to a node was not sent at all; says nothing about the node."""
         self._asked.discard(address)
         self._slow.discard(address)
         self.errors += 1
-        self._down.add(address)
-        self._hints += [(referrer, address) for referrer in self._referrers[address]]
 
     def mark_slow(self, address: Address) -> None:
         """The first try at a node had no answer; somebody else is asked meanwhile."""

@@ -1,0 +1,674 @@
+"""Service: a DHT node's requests, queries and answers over its sockets, with real time.
+
+Drives an RPCCore: datagrams come in batches from Sockets, `run` sleeps until the core's next timer,
+and whatever the core has to send leaves at the end of either. Names of bootstrap nodes are resolved
+here. What the user commands mean is not known here: see `on_request`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from itertools import islice
+from typing import Final
+
+import trio
+
+from hyperlog.dht.compact import Address
+from hyperlog.dht.constants import BOOTSTRAP_NODES, BOOTSTRAP_SUGGESTED_HOSTS
+from hyperlog.dht.errors import DHTError, RequestDestroyed, RequestTimeout, TooFewNodes
+from hyperlog.dht.rpc.core import QUERY_RETRIES, SERVER_SOCKET, RPCCore
+from hyperlog.dht.rpc.events import (
+    AddressChanged,
+    BootstrapDue,
+    Bootstrapped,
+    Event,
+    NetworkChanged,
+    PersistenceChanged,
+    QueryFinished,
+    QueryReplied,
+    RequestFinished,
+    RequestReceived,
+    RunningQuery,
+)
+from hyperlog.dht.rpc.messages import PING, UNKNOWN_COMMAND, Response
+from hyperlog.dht.rpc.query import DEFAULT_CONCURRENCY, MAX_SEEN, Query, Reply
+from hyperlog.dht.rpc.requests import DEFAULT_RETRIES, DEFAULT_TIMEOUT, PendingRequest
+from hyperlog.dht.sockets import Sockets
+
+__all__ = [
+    "IncomingRequest",
+    "QueryReplies",
+    "QueryResult",
+    "RPCNode",
+    "RPCStatistics",
+    "Reply",
+]
+
+logger = logging.getLogger("hyperlog.dht.node")
+
+RESOLVE_TIMEOUT: Final = 5.0  # s for all names of one bootstrap attempt
+SLEPT_OVER: Final = 15.0  # s that the wall clock may gain on trio's clock before we call it sleep
+
+
+class IncomingRequest:
+    """A user command from another node; answer it once, now or later, or not at all."""
+
+    __slots__ = (
+        "_event",
+        "_node",
+        "address",
+        "command",
+        "id",
+        "socket",
+        "target",
+        "to",
+        "token",
+        "value",
+    )
+
+    def __init__(self, node: RPCNode, event: RequestReceived) -> None:
+        request = event.request
+        self._node = node
+        self._event = event
+        self.address = event.address
+        self.socket = event.socket
+        """local socket that it came in on"""
+        self.command = request.command
+        self.target = request.target
+        self.value = request.value
+        self.token = request.token
+        """proven when present: the requester does receive packets at its host"""
+        self.to = request.to
+        """our address as the requester sees it"""
+        self.id = request.id
+        """the requester's node id, proven, or None"""
+
+    def reply(
+        self,
+        value: bytes | None,
+        *,
+        error: int = 0,
+        token: bool = True,
+        closer_nodes: bool = True,
+        to: Address | None = None,
+        socket: int | None = None,
+    ) -> None:
+        """Send the response, by default to where the request came from and from the same socket.
+
+        Raises:
+            LocalProtocolError: a field does not fit.
+        """
+        self._node._reply(
+            self._event,
+            value,
+            error=error,
+            token=token,
+            closer_nodes=closer_nodes,
+            to=to,
+            socket=socket,
+        )
+
+    def relay(self, value: bytes | None, to: Address, *, socket: int | None = None) -> None:
+        """Pass the request on to `to` with another value; it keeps its tid, so that the answer's
+        recipient can tell what it belongs to.
+
+        Raises:
+            LocalProtocolError: a field does not fit.
+        """
+        self._node._relay(self._event, value, to, socket=socket)
+
+
+@dataclass(frozen=True, slots=True)
+class QueryResult:
+    """The end of a query."""
+
+    closest_replies: Sequence[Reply]
+    """Answers of the nodes with an id that are nearest to the target, nearest first; at most 20."""
+    closest_nodes: Sequence[Address]
+    """Their addresses: a good start for the next query."""
+    successes: int
+    errors: int
+
+
+@dataclass(frozen=True, slots=True)
+class RPCStatistics:
+    """The node now, and counts since it was opened."""
+
+    nodes: int
+    """in the routing table"""
+    bootstrapped: bool
+    bootstrap_attempts: int
+    bootstrap_failing: bool
+    """The latest attempt got no answer at all; the next one is due within 30 s."""
+    online: bool
+    degraded: bool
+    ephemeral: bool
+    firewalled: bool
+    nat_host: str | None
+    nat_port: int
+    requests_active: int
+    requests_sent: int
+    responses: int
+    timeouts: int
+    retries: int
+    queries_active: int
+    datagrams_malformed: int
+    callback_failures: int
+    """requests dropped because `on_request` raised"""
+
+
+class _Waiter:
+    __slots__ = ("destroyed", "ended", "response")
+
+    def __init__(self) -> None:
+        self.ended = trio.Event()
+        self.response: Response | None = None
+        self.destroyed = False
+
+
+class QueryReplies:
+    """The replies of a running query, one by one as they come in; see RPCNode.query_replies."""
+
+    def __init__(self) -> None:
+        self._send, self._receive = trio.open_memory_channel[Reply](MAX_SEEN)
+        self._destroyed = False
+        self.result: QueryResult | None = None
+        """Set when the iteration has ended."""
+
+    def __aiter__(self) -> QueryReplies:
+        return self
+
+    async def __anext__(self) -> Reply:
+        try:
+            return await self._receive.receive()
+        except trio.EndOfChannel:
+            if self._destroyed:
+                raise RequestDestroyed("the node was closed during the query") from None
+            raise StopAsyncIteration from None
+
+    def _finish(self, state: Query) -> None:
+        self.result = QueryResult(
+            tuple(state.closest_replies),
+            tuple(state.closest_nodes),
+            state.successes,
+            state.errors,
+        )
+        self._send.close()
+
+    def _destroy(self) -> None:
+        self._destroyed = True
+        self._send.close()
+
+
+class RPCNode:
+    """One DHT node on its sockets; alive while `run` runs.
+
+    `bootstrap` are (host or name, port) pairs. `ephemeral` None means: persistent when the node
+    has been reachable for 20 minutes. `firewalled` None means: find out (with `quick_firewall`
+    at the start already); True and False are taken as said. `outside_address` makes the first node
+    of a network, which nobody can tell its address. `nodes` are nodes known from earlier.
+    """
+
+    def __init__(
+        self,
+        sockets: Sockets,
+        *,
+        bootstrap: Iterable[Address] = BOOTSTRAP_NODES,
+        ephemeral: bool | None = None,
+        firewalled: bool | None = None,
+        quick_firewall: bool = True,
+        nodes: Iterable[Address] = (),
+        outside_address: Address | None = None,
+        random_bytes: Callable[[int], bytes] = os.urandom,
+        clock: Callable[[], float] = trio.current_time,
+    ) -> None:
+        self.bootstrapped = trio.Event()
+        """Set when the first search for nodes is over, even if nobody answered (see statistics)."""
+        self.on_request: Callable[[IncomingRequest], bool] = lambda request: False
+        """Called with each user command; False leaves it to be answered with UNKNOWN_COMMAND."""
+        self.on_network_change: Callable[[], None] = lambda: None
+        """Called when our address, our reachability or the network's health has changed."""
+        self._sockets = sockets
+        self._bootstrap_names = tuple(bootstrap)
+        self._clock = clock
+        self._core = RPCCore(
+            random_bytes=random_bytes,
+            server_port=sockets.local_address(SERVER_SOCKET)[1],
+            now=clock(),
+            ephemeral=ephemeral,
+            firewalled=firewalled,
+            quick_firewall=quick_firewall,
+            nodes=nodes,
+            outside_address=outside_address,
+        )
+        self._nursery: trio.Nursery | None = None
+        self._sleep = trio.CancelScope()
+        self._pumping = False
+        self._closed = False
+        self._waiters: dict[PendingRequest, _Waiter] = {}
+        self._queries: dict[RunningQuery, QueryReplies] = {}
+        self._callback_failures = 0
+
+    # -- state --------------------------------------------------------------------------------
+
+    @property
+    def id(self) -> bytes | None:
+        """Our node id, 32 bytes, or None while ephemeral."""
+        return self._core.id
+
+    @property
+    def ephemeral(self) -> bool:
+        """Whether others do not keep us in their tables."""
+        return self._core.ephemeral
+
+    @property
+    def firewalled(self) -> bool:
+        """Whether strangers cannot reach our server socket, as far as we know."""
+        return self._core.firewalled
+
+    @property
+    def online(self) -> bool:
+        """Whether the network answers."""
+        return self._core.health.online
+
+    @property
+    def request_socket(self) -> int:
+        """The socket that requests leave from: the client socket while firewalled."""
+        return self._core.socket
+
+    def remote_address(self) -> Address | None:
+        """The address at which anybody can reach our server socket, if there is one."""
+        return self._core.remote_address()
+
+    def closest(self, target: bytes) -> list[Address]:
+        """Up to 20 nodes of our table, nearest to `target` first."""
+        return self._core.closest(target)
+
+    def known_nodes(self, limit: int) -> list[Address]:
+        """Nodes of our table, the one heard of last first."""
+        return [node.address for node in islice(self._core.table.latest(), limit)]
+
+    @property
+    def table_size(self) -> int:
+        """Nodes in our table."""
+        return len(self._core.table)
+
+    def statistics(self) -> RPCStatistics:
+        core = self._core
+        nat_host, nat_port = core.nat_address
+        return RPCStatistics(
+            nodes=len(core.table),
+            bootstrapped=core.bootstrapped,
+            bootstrap_attempts=core.bootstrap_attempts,
+            bootstrap_failing=core.bootstrap_failing,
+            online=core.health.online,
+            degraded=core.health.degraded,
+            ephemeral=core.ephemeral,
+            firewalled=core.firewalled,
+            nat_host=nat_host,
+            nat_port=nat_port,
+            requests_active=len(core.requests),
+            requests_sent=core.requests.total,
+            responses=core.requests.responses,
+            timeouts=core.requests.timeouts,
+            retries=core.requests.retries,
+            queries_active=len(self._queries),
+            datagrams_malformed=core.malformed,
+            callback_failures=self._callback_failures,
+        )
+
+    # -- life ---------------------------------------------------------------------------------
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Take part in the network until cancelled; requests under way then fail."""
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                self._sockets.on_rpc = self._receive_batch
+                self._core.start(self._clock())
+                self._pump()
+                task_status.started()
+                await self._run_timers()
+        finally:
+            self._nursery = None
+            self._close()
+
+    async def _run_timers(self) -> None:
+        lead = _wall_clock() - self._clock()
+        while True:
+            with trio.CancelScope(deadline=self._core.get_timer()) as self._sleep:
+                await trio.sleep_forever()
+            now = self._clock()
+            # trio's clock stands still while the machine sleeps (on Linux and macOS).
+            lead, before = _wall_clock() - now, lead
+            if lead - before > SLEPT_OVER:
+                logger.info("the machine slept for %.0f s: looking for nodes again", lead - before)
+                self._core.wake_up()
+                self.on_network_change()
+            self._core.handle_timer(now)
+            self._pump()
+
+    def _close(self) -> None:
+        self._closed = True
+        self._sockets.on_rpc = lambda batch: None
+        for waiter in self._waiters.values():
+            waiter.destroyed = True
+            waiter.ended.set()
+        self._waiters.clear()
+        for replies in self._queries.values():
+            replies._destroy()
+        self._queries.clear()
+
+    def _receive_batch(self, batch: list[tuple[bytes, Address, int]]) -> None:
+        now = self._clock()
+        receive = self._core.receive_datagram
+        for data, address, socket in batch:
+            receive(data, address, socket, now)
+        self._pump()
+
+    def _pump(self) -> None:
+        """Hand on what the core tells, send what it has to send, and note its next timer."""
+        if self._pumping:  # a callback that replied or asked: the loop below sees to it
+            return
+        self._pumping = True
+        core = self._core
+        try:
+            while (event := core.next_event()) is not None:
+                self._handle_event(event)
+            send = self._sockets.send
+            for socket, address, data in core.datagrams_to_send(self._clock()):
+                send(socket, address, data)
+        finally:
+            self._pumping = False
+        timer = core.get_timer()
+        if timer < self._sleep.deadline:
+            self._sleep.deadline = timer
+
+    def _handle_event(self, event: Event) -> None:
+        match event:
+            case RequestReceived():
+                self._handle_request(event)
+            case RequestFinished():
+                waiter = self._waiters.pop(event.request, None)
+                if waiter is not None:
+                    waiter.response = event.response
+                    waiter.ended.set()
+            case QueryReplied():
+                if event.query in self._queries:
+                    self._queries[event.query]._send.send_nowait(event.reply)
+            case QueryFinished():
+                replies = self._queries.pop(event.query, None)
+                if replies is not None:
+                    replies._finish(event.query.state)
+            case BootstrapDue():
+                self._begin_bootstrap()
+            case Bootstrapped():
+                if self._core.bootstrap_failing:
+                    logger.info("no bootstrap node answers yet; trying again until one does")
+                self.bootstrapped.set()
+            case PersistenceChanged() | NetworkChanged() | AddressChanged():
+                logger.debug("%r", event)
+                self.on_network_change()
+
+    def _handle_request(self, event: RequestReceived) -> None:
+        try:
+            handled = self.on_request(IncomingRequest(self, event))
+        except Exception:
+            # Bytes that a stranger chose led here: they must not end the node.
+            self._callback_failures += 1
+            logger.exception("a request from %s:%d failed", *event.address)
+            return
+        if not handled:
+            self._reply(event, None, error=UNKNOWN_COMMAND, token=False)
+
+    def _reply(
+        self,
+        event: RequestReceived,
+        value: bytes | None,
+        *,
+        error: int = 0,
+        token: bool = True,
+        closer_nodes: bool = True,
+        to: Address | None = None,
+        socket: int | None = None,
+    ) -> None:
+        self._core.reply(
+            event,
+            value,
+            error=error,
+            token=token,
+            closer_nodes=closer_nodes,
+            to=to,
+            socket=socket,
+            now=self._clock(),
+        )
+        self._pump()
+
+    def _relay(
+        self, event: RequestReceived, value: bytes | None, to: Address, *, socket: int | None
+    ) -> None:
+        self._core.relay(event, value, to, socket=socket)
+        self._pump()
+
+    # -- bootstrap ----------------------------------------------------------------------------
+
+    def _begin_bootstrap(self) -> None:
+        addresses: list[Address] = []
+        names: list[Address] = []
+        for host, port in self._bootstrap_names:
+            if _is_ipv4(host):
+                addresses.append((host, port))
+                continue
+            suggested = BOOTSTRAP_SUGGESTED_HOSTS.get(host)
+            if suggested is not None:
+                addresses.append((suggested, port))
+            # DNS may be slow or absent: it is asked when there is no other way.
+            if suggested is None or self._core.bootstrap_failing:
+                names.append((host, port))
+        if names and self._nursery is not None:
+            self._nursery.start_soon(self._resolve_and_bootstrap, names, addresses)
+        else:
+            self._core.bootstrap(addresses, self._clock())
+
+    async def _resolve_and_bootstrap(self, names: list[Address], addresses: list[Address]) -> None:
+        async def resolve(host: str, port: int) -> None:
+            try:
+                found = await trio.socket.getaddrinfo(
+                    host, port, trio.socket.AF_INET, trio.socket.SOCK_DGRAM
+                )
+            except OSError as err:
+                logger.debug("bootstrap node %s does not resolve: %s", host, err)
+                return
+            addresses.append((str(found[0][4][0]), port))
+
+        with trio.move_on_after(RESOLVE_TIMEOUT):
+            async with trio.open_nursery() as nursery:
+                for host, port in names:
+                    nursery.start_soon(resolve, host, port)
+        self._core.bootstrap(addresses, self._clock(), unresolved=not addresses)
+        self._pump()
+
+    # -- requests and queries -----------------------------------------------------------------
+
+    async def request(
+        self,
+        command: int,
+        *,
+        to: Address,
+        target: bytes | None = None,
+        value: bytes | None = None,
+        token: bytes | None = None,
+        retries: int = DEFAULT_RETRIES,
+        timeout: float = DEFAULT_TIMEOUT,
+        internal: bool = False,
+        socket: int | None = None,
+    ) -> Response:
+        """Ask one node; `retries` tries follow the first, `timeout` seconds apart.
+
+        An error that the node reports comes back in `Response.error`; `Response.id` is proven.
+
+        Raises:
+            RequestTimeout: no answer to any try.
+            RequestDestroyed: the node was closed.
+            LocalProtocolError: a field does not fit, or 4096 requests are under way.
+        """
+        if self._closed:
+            raise RequestDestroyed("the node is closed")
+        request = self._core.request(
+            to,
+            command,
+            internal=internal,
+            target=target,
+            token=token,
+            value=value,
+            retries=retries,
+            timeout=timeout,
+            socket=socket,
+        )
+        waiter = self._waiters[request] = _Waiter()
+        self._pump()
+        try:
+            await waiter.ended.wait()
+        except trio.Cancelled:
+            self._waiters.pop(request, None)
+            self._core.cancel_request(request)
+            raise
+        if waiter.destroyed:
+            raise RequestDestroyed("the node was closed during the request")
+        if waiter.response is None:
+            raise RequestTimeout(f"no answer from {to[0]}:{to[1]} after {retries + 1} tries")
+        return waiter.response
+
+    async def ping(
+        self, address: Address, *, socket: int | None = None, retries: int = DEFAULT_RETRIES
+    ) -> Response:
+        """Ask a node for a sign of life; its answer tells our address as it sees it (`to`).
+
+        Raises:
+            RequestTimeout: no answer.
+            RequestDestroyed: the node was closed.
+        """
+        return await self.request(PING, to=address, internal=True, socket=socket, retries=retries)
+
+    async def query(
+        self,
+        command: int,
+        target: bytes,
+        value: bytes | None = None,
+        *,
+        nodes: Iterable[Address] = (),
+        internal: bool = False,
+        retries: int = QUERY_RETRIES,
+        concurrency: int = DEFAULT_CONCURRENCY,
+        on_reply: Callable[[Reply], None] | None = None,
+        commit: Callable[[Reply], Awaitable[object]] | None = None,
+    ) -> QueryResult:
+        """Send a command to nodes ever closer to `target`, until the closest have answered.
+
+        `commit` is then called for all closest replies at once (typically to store something with
+        the reply's token). `nodes` are nodes to start from, such as those of an earlier result.
+
+        Raises:
+            TooFewNodes: with `commit`, and not one call succeeded.
+            RequestDestroyed: the node was closed.
+        """
+        async with self.query_replies(
+            command,
+            target,
+            value,
+            nodes=nodes,
+            internal=internal,
+            retries=retries,
+            concurrency=concurrency,
+        ) as replies:
+            async for reply in replies:
+                if on_reply is not None:
+                    on_reply(reply)
+        assert replies.result is not None
+        if commit is not None:
+            await _commit(commit, replies.result.closest_replies)
+        return replies.result
+
+    @asynccontextmanager
+    async def query_replies(
+        self,
+        command: int,
+        target: bytes,
+        value: bytes | None = None,
+        *,
+        nodes: Iterable[Address] = (),
+        internal: bool = False,
+        retries: int = QUERY_RETRIES,
+        concurrency: int = DEFAULT_CONCURRENCY,
+    ) -> AsyncIterator[QueryReplies]:
+        """Like `query`, but gives the replies to iterate over while the query goes on.
+
+        Leaving the block ends the query. Error replies are not among them.
+
+        Raises:
+            RequestDestroyed: the node is closed, or (out of the iteration) is being closed.
+        """
+        if self._closed:
+            raise RequestDestroyed("the node is closed")
+        replies = QueryReplies()
+        query = self._core.start_query(
+            command,
+            target,
+            value=value,
+            internal=internal,
+            nodes=nodes,
+            retries=retries,
+            concurrency=concurrency,
+            now=self._clock(),
+        )
+        self._queries[query] = replies
+        self._pump()
+        try:
+            yield replies
+        finally:
+            if self._queries.pop(query, None) is not None:
+                self._core.cancel_query(query)
+            replies._receive.close()
+
+
+async def _commit(commit: Callable[[Reply], Awaitable[object]], replies: Sequence[Reply]) -> None:
+    succeeded = 0
+    errors: list[DHTError] = []
+
+    async def one(reply: Reply) -> None:
+        nonlocal succeeded
+        try:
+            await commit(reply)
+        except DHTError as err:
+            errors.append(err)
+        else:
+            succeeded += 1
+
+    async with trio.open_nursery() as nursery:
+        for reply in replies:
+            nursery.start_soon(one, reply)
+    if not succeeded:
+        raise TooFewNodes(
+            f"none of {len(replies)} nodes took it: is this node connected to the network?"
+        ) from (errors[0] if errors else None)
+
+
+def _is_ipv4(host: str) -> bool:
+    try:
+        ipaddress.IPv4Address(host)
+    except ipaddress.AddressValueError:
+        return False
+    return True
+
+
+def _wall_clock() -> float:
+    """Seconds on a clock that goes on while the machine sleeps."""
+    if hasattr(time, "CLOCK_BOOTTIME"):
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+    return time.time()
