@@ -44,7 +44,13 @@ HEADER: Final = struct.Struct("<HBBIIII")
 HEADER_SIZE: Final = 20
 MAGIC_AND_VERSION: Final = 0x01FF
 SEQ_MASK: Final = 0xFFFFFFFF
-MAX_SACK_BLOCKS: Final = 50  # blocks in one datagram, libudx include/udx.h
+MAX_SACK_BLOCKS: Final = 128
+"""Blocks that we send at most: what a datagram of 1200 bytes carries.
+
+Compat: libudx sends 50 (include/udx.h) and takes any number. With 50, a sender whose path drops every
+few packets learns of most deliveries late and in bursts, and mistakes those for bandwidth.
+"""
+MAX_SACK_AREA: Final = 2048  # bytes looked at, as libudx reads no longer datagram
 SACK_BLOCK: Final = struct.Struct("<II")
 
 STATE: Final = 0
@@ -102,7 +108,7 @@ def sack_blocks_untrusted(data: bytes | memoryview, data_offset: int) -> list[tu
     area = len(data) - HEADER_SIZE
     if 0 < data_offset < area:
         area = data_offset
-    area -= area % SACK_BLOCK.size
+    area = min(area - area % SACK_BLOCK.size, MAX_SACK_AREA)
     return list(SACK_BLOCK.iter_unpack(data[HEADER_SIZE : HEADER_SIZE + area]))
 
 

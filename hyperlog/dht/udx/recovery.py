@@ -7,8 +7,9 @@ A SACKed packet is forgotten like an acknowledged one: libudx never reneges.
 - RACK (RFC 8985): when a packet is acknowledged, packets sent before it are lost as soon as they are
   older than its round trip plus a reorder window. Those still within the window arm `reorder_at`.
 - TLP: when the last packets of a burst stay unanswered, `probe_at` fires before the RTO and one
-  packet is sent, so that its acknowledgement shows the gap. Unlike libudx this also covers the last
-  retransmissions of a recovery, which would otherwise wait for the RTO.
+  packet is sent, so that its acknowledgement shows the gap. Unlike libudx, which sends one probe and
+  only outside of a recovery, this covers the last retransmissions as well and sends up to four
+  probes, each after twice the time: at an RTO of 1 s, losing two packets of a tail costs seconds.
 - RTO: `rto_at`, at least 1 s. The oldest packet and everything overdue is lost; the next expiry is
   two RTOs later, always, and the seventh in a row without cumulative progress ends the stream.
 
@@ -41,6 +42,7 @@ MAX_EXPIRIES: Final = 6  # RTOs in a row that are survived, libudx UDX_MAX_RTO_T
 MIN_PROBE_TIMEOUT: Final = (
     0.010  # s; a Python peer answers in bursts, earlier probes only duplicate
 )
+MAX_PROBES: Final = 4  # tail loss probes in a row without an acknowledgement
 PROBE_ACK_DELAY: Final = 0.002  # s, libudx UDX_TLP_MAX_ACK_DELAY
 MAX_RTT: Final = 30.0  # s
 RTT_OUTLIER: Final = 5.0  # s; above it a sample may include the time a machine was suspended
@@ -154,13 +156,10 @@ class Recovery:
         self._reordering_seen = False
         self._sack_ends: dict[int, int] = {}  # the blocks of the last acknowledgement
 
-        self._probe_end: int | None = None  # seq of the tail loss probe in flight
-        self._probe_retransmitted = False
-        self._probe_permitted = False
+        self._probes_in_a_row = 0  # since anything was acknowledged
 
         # Collected since the last conclude().
         self.acks_pending = False
-        self._advanced = False
         self._newest: SentPacket | None = None
         self._newest_fresh: SentPacket | None = None
         self._acked = 0
@@ -219,28 +218,25 @@ class Recovery:
             return None
         return self.in_flight.pop(next(reversed(self.in_flight)))
 
-    def on_probe_sent(self, seq: int, *, retransmitted: bool, now: float) -> None:
-        """Packet `seq` was just sent as a tail loss probe."""
+    def on_probe_sent(self, now: float) -> None:
+        """A tail loss probe was just sent; the next one waits twice as long."""
         self.probe_count += 1
-        self._probe_end = seq
-        self._probe_retransmitted = retransmitted
-        self._probe_permitted = False
+        self._probes_in_a_row += 1
+        if self._probes_in_a_row == 1:
+            self.rto_at = now + self.rto
         self.probe_at = None
-        self.rto_at = now + self.rto
+        self._arm_probe(now)
 
     def _arm_probe(self, now: float) -> None:
-        if self._probe_end is not None or not self._probe_permitted or self.srtt is None:
+        if self.srtt is None or self._probes_in_a_row >= MAX_PROBES or self.lost:
             return
-        if self.state == OPEN:
-            if self.sacked:
-                return  # RACK decides about the gap soon
-        elif self.state == LOSS or self.lost:
-            return
+        if self.state == OPEN and self.sacked:
+            return  # RACK decides about the gap soon
         timeout = max(2 * self.srtt, MIN_PROBE_TIMEOUT)
-        if len(self.in_flight) + len(self.lost) == 1:
+        if len(self.in_flight) == 1:
             timeout += PROBE_ACK_DELAY
-        at = now + timeout
-        self.probe_at = at if self.rto_at is None or at < self.rto_at else self.rto_at
+        at = now + timeout * (1 << self._probes_in_a_row)
+        self.probe_at = at if self.rto_at is None or at < self.rto_at else None
 
     # Acknowledgements
 
@@ -276,15 +272,9 @@ class Recovery:
         self.unacked_bytes -= size
         self.oldest = ack
         self.expiries = 0
-        self._advanced = True
         self.acks_pending = True
         if self.state != OPEN and ack >= self._recovery_end:
             self.state = OPEN
-        probe_end = self._probe_end
-        if probe_end is not None and (
-            ack > probe_end or (ack == probe_end and not self._probe_retransmitted)
-        ):
-            self._probe_end = None
 
     def on_sack_blocks(self, blocks: list[tuple[int, int]]) -> None:
         """Release the packets of each [start, end), which lie within oldest … next_seq.
@@ -340,14 +330,13 @@ class Recovery:
             self._delivered_at = now
         if self.oldest == self.next_seq:
             self.rto_at = self.probe_at = self.reorder_at = None
-            self._probe_end = None
+            self._probes_in_a_row = 0
         elif acked:
             self.rto_at = now + self.rto
-            if self._advanced or self.state == RECOVERY:
-                self.probe_at = None
-                self._arm_probe(now)
+            self._probes_in_a_row = 0
+            self.probe_at = None
+            self._arm_probe(now)
         self.acks_pending = False
-        self._advanced = False
         self._newest = None
         self._newest_fresh = None
         self._acked = 0
@@ -367,7 +356,6 @@ class Recovery:
             self.srtt = srtt = srtt + (rtt - srtt) / 8
         self._min_rtt.update(int(now / MIN_RTT_STEP), rtt)
         self.rto = min(max(srtt + 4 * self.rttvar, MIN_RTO), MAX_RTO)
-        self._probe_permitted = True
         return rtt
 
     def _update_rack(self, newest: SentPacket, now: float) -> None:
@@ -430,14 +418,13 @@ class Recovery:
             return False
         self.state = RECOVERY
         self._recovery_end = self.next_seq
-        self._probe_end = None
         self.probe_at = None
         return True
 
     def on_probe_timeout(self) -> bool:
         """The tail stayed unanswered; return whether a probe shall be sent."""
         self.probe_at = None
-        return self.oldest != self.next_seq and self._probe_end is None and self._probe_permitted
+        return self.oldest != self.next_seq
 
     def on_rto(self, now: float) -> bool:
         """Count the expiry and move overdue packets to `lost`; False when the peer counts as gone."""
@@ -447,7 +434,6 @@ class Recovery:
         self.rto_count += 1
         self.state = LOSS
         self._recovery_end = self.next_seq
-        self._probe_end = None
         self.probe_at = self.reorder_at = None
         self.rto_at = now + 2 * self.rto
         age = self._rack_rtt + self._reorder_window()

@@ -229,7 +229,7 @@ class Sender:
         if self.probe_due:
             self.probe_due = False
             if sent_new:
-                recovery.on_probe_sent(recovery.next_seq - 1, retransmitted=False, now=now)
+                recovery.on_probe_sent(now)
             else:
                 self._repeat_newest(groups, out, rwnd, ack, now)
 
@@ -342,7 +342,7 @@ class Sender:
             # Which of the two transmissions gets acknowledged could not be told.
             self.mtu.on_probe_lost()
         recovery.on_resent(packet, recovery.begin_flight(packet.flight.path, now))
-        recovery.on_probe_sent(packet.seq, retransmitted=True, now=now)
+        recovery.on_probe_sent(now)
         self._emit(groups, out, packet, rwnd, ack)
 
     def _retransmit(

@@ -52,6 +52,7 @@ from hyperlog.dht.udx.statistics import UDXStreamStatistics
 __all__ = ["UDXStreamCore"]
 
 DEFAULT_WINDOW: Final = 4 * 1024 * 1024  # bytes, libudx UDX_DEFAULT_RWND_MAX
+HIGH_WATERMARK: Final = 262144  # bytes beyond the send window, libudx UDX_HIGH_WATERMARK
 MAX_MESSAGE: Final = 1132  # bytes: what a path of 1200 bytes carries over IPv6
 MAX_MESSAGES: Final = 256  # unordered messages waiting, in either direction
 MAX_MESSAGE_BYTES: Final = 1024 * 1024  # received ones waiting for next_event()
@@ -244,6 +245,16 @@ class UDXStreamCore:
         return self._sender.buffer.size + self._recovery.unacked_bytes
 
     @property
+    def write_high_watermark(self) -> int:
+        """The `write_buffer_bytes` above which a caller should hold back.
+
+        It grows with the window, because a stream that is kept short of data by its own buffer never
+        finds out what the path can carry. Spec: docs/protocol/udx.md section 6.
+        """
+        sender = self._sender
+        return HIGH_WATERMARK + min(sender.bbr.cwnd * sender.payload_size, sender.peer_rwnd)
+
+    @property
     def rtt(self) -> float | None:
         """Smoothed round-trip time in seconds."""
         return self._recovery.srtt
@@ -396,16 +407,21 @@ class UDXStreamCore:
         self._events.append(MessageReceived(bytes(payload)))
 
     def _on_sacks(self, data: bytes | memoryview, offset: int) -> None:
-        """Rule 10: blocks outside of what is in flight are skipped."""
+        """Rule 10: blocks outside of what is in flight are skipped.
+
+        So are blocks out of order: honest ones ascend, others would multiply the work.
+        """
         recovery = self._recovery
         oldest = recovery.oldest
         span = recovery.next_seq - oldest
         valid = []
-        for start, end in sack_blocks_untrusted(data, offset)[:MAX_SACK_BLOCKS]:
+        covered = 0
+        for start, end in sack_blocks_untrusted(data, offset):
             first = (start - oldest) & SEQ_MASK
             last = (end - oldest) & SEQ_MASK
-            if first < last <= span:
+            if covered <= first < last <= span:
                 valid.append((oldest + first, oldest + last))
+                covered = last
             else:
                 self._invalid_sacks += 1
         recovery.on_sack_blocks(valid)

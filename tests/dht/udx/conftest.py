@@ -29,7 +29,8 @@ class Endpoint:
 
     def work(self, now: float) -> None:
         core = self.core
-        while self.to_write and core.write_buffer_bytes < 1 << 20 and not core.closed:
+        limit = core.write_high_watermark
+        while self.to_write and core.write_buffer_bytes < limit and not core.closed:
             core.write(self.to_write.pop(), now)
         if self.end_after_writes and not self.to_write and not core.closed:
             self.end_after_writes = False
