@@ -1,9 +1,9 @@
 """Memory of closed streams: answers peers that did not hear how a stream ended.
 
-libudx forgets a stream with its last acknowledgement. If that one is lost, the peer repeats its END to
-nobody and fails with a timeout 13 s later, after an orderly shutdown. Here the id is remembered for a
-while and whatever the peer repeats is answered with the final STATE. In the same way a peer that
-missed our DESTROY gets it again as soon as it sends something.
+libudx forgets a stream with its last acknowledgement. If that one is lost, the peer repeats its
+END to nobody and fails with a timeout 13 s later, after an orderly shutdown. Here the id is
+remembered for a while and whatever the peer repeats is answered with the final STATE. In the same
+way a peer that missed our DESTROY gets it again as soon as it sends something.
 
 Spec: docs/protocol/udx.md section 11.
 """

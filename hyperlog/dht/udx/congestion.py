@@ -6,7 +6,7 @@ smallest round-trip time of the last ten seconds, and derives both outputs from 
     pacing rate = pacing gain × bandwidth        cwnd = cwnd gain × bandwidth × round-trip time
 
     startup ──three rounds without 25 % growth──▶ drain ──queue empty──▶ probe bandwidth
-    any ──smallest RTT is 10 s old──▶ probe RTT (4 packets for 200 ms) ──▶ startup or probe bandwidth
+    any ──smallest RTT is 10 s old──▶ probe RTT ──4 packets for 200 ms──▶ where it came from
 
 Random loss does not lower the model, so a lossy path keeps its rate. Differences to libudx, all
 because a Python event loop wakes up late and then works in bursts: `cwnd` gets an allowance for the
@@ -129,7 +129,8 @@ class BBR:
     ) -> None:
         """Update the model with one burst of acknowledgements, then both outputs.
 
-        `delivered` counts packets since the start of the stream, `in_flight` after losses were found.
+        `delivered` counts packets since the start of the stream, `in_flight` after losses were
+        found.
         """
         self._update_bandwidth(sample, delivered)
         self._update_extra_acked(sample, now)
@@ -328,8 +329,9 @@ class BBR:
 class Pacer:
     """A token bucket of bytes, filled at the pacing rate.
 
-    Its depth is a burst when the sender was idle; a sender that was waiting for the bucket and woke up
-    late gets all the time it waited, up to LATE_WAKE_UP, or the loop's delay would become the rate.
+    Its depth is a burst when the sender was idle; a sender that was waiting for the bucket and
+    woke up late gets all the time it waited, up to LATE_WAKE_UP, or the loop's delay would become
+    the rate.
     """
 
     __slots__ = ("_blocked", "_filled_at", "credit")
@@ -348,7 +350,7 @@ class Pacer:
         self._blocked = False
 
     def blocked_until(self, rate: float, packet_size: int) -> float:
-        """Note that credit was missing; return when enough of it for a worthwhile burst is there."""
+        """Note that credit was missing; return when there is enough for a worthwhile burst."""
         self._blocked = True
         wanted = max(packet_size, rate * BURST_TIME / 2)
         return self._filled_at + (wanted - self.credit) / rate

@@ -47,8 +47,8 @@ SEQ_MASK: Final = 0xFFFFFFFF
 MAX_SACK_BLOCKS: Final = 128
 """Blocks that we send at most: what a datagram of 1200 bytes carries.
 
-Compat: libudx sends 50 (include/udx.h) and takes any number. With 50, a sender whose path drops every
-few packets learns of most deliveries late and in bursts, and mistakes those for bandwidth.
+Compat: libudx sends 50 (include/udx.h) and takes any number. With 50, a sender whose path drops
+every few packets learns of most deliveries late and in bursts, and mistakes those for bandwidth.
 """
 MAX_SACK_AREA: Final = 2048  # bytes looked at, as libudx reads no longer datagram
 SACK_BLOCK: Final = struct.Struct("<II")
@@ -76,7 +76,7 @@ class Flags(enum.IntFlag):
 @dataclass(slots=True)
 class Packet:
     flags: int
-    "Any sum of the flag numbers; 0 is a plain acknowledgement, called STATE. 0x40 and 0x80 are free."
+    "A sum of flag numbers; 0 is a plain acknowledgement, called STATE. 0x40 and 0x80 are free."
     stream_id: int
     "The local id of the stream that receives the packet."
     rwnd: int

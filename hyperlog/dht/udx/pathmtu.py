@@ -1,8 +1,9 @@
 """How large a packet may be: search upwards from 1200 bytes by padding full data packets.
 
 A probe is an ordinary data packet whose IP packet is made larger by zero bytes between header and
-payload; losing one is no sign of congestion, and the retransmission goes without padding. One probe is
-in flight at a time. The datagram socket must set don't-fragment, or the probes prove nothing.
+payload; losing one is no sign of congestion, and the retransmission goes without padding. One
+probe is in flight at a time. The datagram socket must set don't-fragment, or the probes prove
+nothing.
 
 Spec: docs/protocol/udx.md section 10.
 """

@@ -3,10 +3,11 @@
 Sequence numbers here are unwrapped: they grow for ever, the wire carries them modulo 2**32.
 
 Memory: the peer may fill the window that we advertise. A packet is charged at least
-MIN_CHUNK_CHARGE bytes on average, so that a flood of tiny packets cannot hold more objects than the
-window pays for. Packets beyond a gap are refused above the window plus a slack; the packets that fill
-the gap are accepted up to twice the window, because refusing those would stop the stream for good
-(a JavaScript sender does not count lost packets as in flight, so it may overshoot by that much).
+MIN_CHUNK_CHARGE bytes on average, so that a flood of tiny packets cannot hold more objects than
+the window pays for. Packets beyond a gap are refused above the window plus a slack; the packets
+that fill the gap are accepted up to twice the window, because refusing those would stop the stream
+for good (a JavaScript sender does not count lost packets as in flight, so it may overshoot by that
+much).
 
 Spec: docs/protocol/udx.md sections 5, 9 and 13.
 """
@@ -59,7 +60,7 @@ class ReceiveBuffer:
 
     @property
     def has_gap(self) -> bool:
-        """Whether packets beyond `next_seq` are held, so that an acknowledgement needs SACK blocks."""
+        """Whether packets beyond `next_seq` are held, so that acknowledging needs SACK blocks."""
         return bool(self._held)
 
     @property

@@ -4,11 +4,12 @@ Theory of operation. A packet is in exactly one of two tables until it is acknow
 in the order of (re)transmission, or `lost`, waiting for retransmission. Both map the unwrapped seq.
 A SACKed packet is forgotten like an acknowledged one: libudx never reneges.
 
-- RACK (RFC 8985): when a packet is acknowledged, packets sent before it are lost as soon as they are
-  older than its round trip plus a reorder window. Those still within the window arm `reorder_at`.
+- RACK (RFC 8985): when a packet is acknowledged, packets sent before it are lost as soon as they
+  are older than its round trip plus a reorder window. Those still within the window arm
+  `reorder_at`.
 - TLP: when the last packets of a burst stay unanswered, `probe_at` fires before the RTO and one
-  packet is sent, so that its acknowledgement shows the gap. Unlike libudx, which sends one probe and
-  only outside of a recovery, this covers the last retransmissions as well and sends up to four
+  packet is sent, so that its acknowledgement shows the gap. Unlike libudx, which sends one probe
+  and only outside of a recovery, this covers the last retransmissions as well and sends up to four
   probes, each after twice the time: at an RTO of 1 s, losing two packets of a tail costs seconds.
 - RTO: `rto_at`, at least 1 s. The oldest packet and everything overdue is lost; the next expiry is
   two RTOs later, always, and the seventh in a row without cumulative progress ends the stream.
@@ -16,9 +17,9 @@ A SACKed packet is forgotten like an acknowledged one: libudx never reneges.
     open ──loss found by RACK──▶ recovery ──everything sent before it acknowledged──▶ open
     open, recovery ──RTO──▶ loss ──everything sent before it acknowledged──▶ open
 
-Acknowledgements are taken in two steps, because they arrive in bursts: `on_ack` and `on_sack_blocks` only
-release packets; `conclude` then takes one RTT sample, one delivery-rate sample and one look at losses
-for the whole burst.
+Acknowledgements are taken in two steps, because they arrive in bursts: `on_ack` and
+`on_sack_blocks` only release packets; `conclude` then takes one RTT sample, one delivery-rate
+sample and one look at losses for the whole burst.
 
 Spec: docs/protocol/udx.md section 7; RFC 8985; draft-cheng-iccrg-delivery-rate-estimation.
 """
@@ -65,7 +66,7 @@ class Path:
 
 
 class Flight:
-    """What the packets of one burst have in common: when they left, and the state of delivery then."""
+    """What the packets of a burst share: when they left, and the state of delivery then."""
 
     __slots__ = ("app_limited", "delivered", "delivered_at", "first_sent_at", "path", "sent_at")
 
@@ -427,7 +428,7 @@ class Recovery:
         return self.oldest != self.next_seq
 
     def on_rto(self, now: float) -> bool:
-        """Count the expiry and move overdue packets to `lost`; False when the peer counts as gone."""
+        """Count the expiry and move overdue packets to `lost`; False when the peer is gone."""
         if self.expiries >= MAX_EXPIRIES:
             return False
         self.expiries += 1

@@ -1,8 +1,9 @@
 """The sending half of a stream: cuts written bytes into packets and gets each one acknowledged.
 
-Brings together what was never sent (SendBuffer), what is in flight (Recovery), how much may be (BBR,
-the peer's window), how fast (Pacer) and how large (PathMTU). A sequence number is bound to its payload
-for ever: a retransmission repeats payload and END flag and only refreshes window and acknowledgement.
+Brings together what was never sent (SendBuffer), what is in flight (Recovery), how much may be
+(BBR, the peer's window), how fast (Pacer) and how large (PathMTU). A sequence number is bound to
+its payload for ever: a retransmission repeats payload and END flag and only refreshes window and
+acknowledgement.
 
 Spec: docs/protocol/udx.md sections 5 to 11.
 """

@@ -1,18 +1,18 @@
 """One UDX stream: bytes in order, unordered messages, an end for each direction.
 
-Theory of operation. There is no handshake: each side picks an id and tells it to the other by other
-means. Packets for a stream may come before it is connected; their data is taken, the acknowledgement
-is held back until `connect` says where to send it.
+Theory of operation. There is no handshake: each side picks an id and tells it to the other by
+other means. Packets for a stream may come before it is connected; their data is taken, the
+acknowledgement is held back until `connect` says where to send it.
 
     created ──connect──▶ connected ──both ENDs acknowledged, all read──▶ closed (no error)
     any ──DESTROY from the peer──▶ closed (StreamReset)
     connected ──7 RTOs without progress──▶ closed (StreamTimeout)
     any ──destroy()──▶ closed (no error)
 
-`receive_datagram` only takes packets in; everything that follows from a burst of them (samples, loss
-detection, one acknowledgement for all) happens in the next `datagrams_to_send`, so that a burst costs
-this once. The parts: reassembly.py receives, recovery.py knows what is in flight, congestion.py how
-much may be, sendbuffer.py holds what was never sent.
+`receive_datagram` only takes packets in; everything that follows from a burst of them (samples,
+loss detection, one acknowledgement for all) happens in the next `datagrams_to_send`, so that a
+burst costs this once. The parts: reassembly.py receives, recovery.py knows what is in flight,
+congestion.py how much may be, sendbuffer.py holds what was never sent.
 
 Sequence numbers are unwrapped inside (they grow for ever); the wire has them modulo 2**32.
 
@@ -49,7 +49,7 @@ from hyperlog.dht.udx.recovery import Path
 from hyperlog.dht.udx.sender import Groups, Sender
 from hyperlog.dht.udx.statistics import UDXStreamStatistics
 
-__all__ = ["UDXStreamCore"]
+__all__ = ["UDXStreamCore", "UDXStreamStatistics"]
 
 DEFAULT_WINDOW: Final = 4 * 1024 * 1024  # bytes, libudx UDX_DEFAULT_RWND_MAX
 HIGH_WATERMARK: Final = 262144  # bytes beyond the send window, libudx UDX_HIGH_WATERMARK
@@ -248,8 +248,8 @@ class UDXStreamCore:
     def write_high_watermark(self) -> int:
         """The `write_buffer_bytes` above which a caller should hold back.
 
-        It grows with the window, because a stream that is kept short of data by its own buffer never
-        finds out what the path can carry. Spec: docs/protocol/udx.md section 6.
+        It grows with the window, because a stream that is kept short of data by its own buffer
+        never finds out what the path can carry. Spec: docs/protocol/udx.md section 6.
         """
         sender = self._sender
         return HIGH_WATERMARK + min(sender.bbr.cwnd * sender.payload_size, sender.peer_rwnd)
@@ -550,7 +550,7 @@ class UDXStreamCore:
     # Closing
 
     def _finish_if_done(self) -> None:
-        """Close when both ENDs are acknowledged and everything is read, with no acknowledgement due."""
+        """Close when both ENDs are acknowledged, ours has gone out, and everything is read."""
         if (
             self.end_received
             and self._sender.end_acked

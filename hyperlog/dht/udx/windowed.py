@@ -1,4 +1,4 @@
-"""Best value seen within a sliding window, for bandwidth (largest) and round-trip time (smallest)."""
+"""Best value within a sliding window: largest bandwidth, smallest round-trip time."""
 
 from __future__ import annotations
 

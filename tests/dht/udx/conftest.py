@@ -165,7 +165,7 @@ class Link:
         return True
 
     def run(self, until: Callable[[], bool] = lambda: False, seconds: float = 3600.0) -> float:
-        """Step until a condition, or until nothing is left to happen; return the seconds it took."""
+        """Step until a condition, or until nothing is left to happen; return the seconds."""
         start = self.now
         self.flush()
         while not until() and self.step():
