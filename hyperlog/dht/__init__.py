@@ -1,1 +1,89 @@
-"""HyperDHT for Python; imports nothing from the rest of hyperlog."""
+"""HyperDHT for Python: encrypted connections addressed by public key, through a peer-to-peer network.
+
+    async with open_dht() as dht:
+        listener = await dht.listen()
+        connection = await listener.accept()
+
+    async with open_dht() as dht:
+        connection = await dht.connect(public_key)
+        await connection.send(b"one message")
+
+Wire-compatible with the JavaScript package hyperdht. Imports nothing from the rest of hyperlog.
+"""
+
+from hyperlog.dht.commands.messages import NoisePayload, Peer
+from hyperlog.dht.compact import Address
+from hyperlog.dht.constants import BOOTSTRAP_NODES
+from hyperlog.dht.errors import (
+    BadHandshakeReply,
+    ConnectError,
+    DHTError,
+    HandshakeFailed,
+    HolepunchFailed,
+    KeyPairInUse,
+    ListenError,
+    LocalProtocolError,
+    NodeDestroyed,
+    PeerConnectionFailed,
+    PeerNotFound,
+    ProtocolError,
+    RemoteAborted,
+    RemoteProtocolError,
+    RequestDestroyed,
+    RequestError,
+    RequestTimeout,
+    ServerError,
+    ServerIncompatible,
+    StreamError,
+    StreamReset,
+    StreamTimeout,
+    TooFewNodes,
+)
+from hyperlog.dht.hyperdht import DHT, DHTStatistics, open_dht
+from hyperlog.dht.keys import KeyPair
+from hyperlog.dht.listener import Firewall, Listener, ListenerStatistics
+from hyperlog.dht.streams import Connection, ConnectionStatistics, UDXStream
+from hyperlog.dht.testing import SimNetwork, Testnet, testnet
+
+__all__ = [
+    "BOOTSTRAP_NODES",
+    "DHT",
+    "Address",
+    "BadHandshakeReply",
+    "ConnectError",
+    "Connection",
+    "ConnectionStatistics",
+    "DHTError",
+    "DHTStatistics",
+    "Firewall",
+    "HandshakeFailed",
+    "HolepunchFailed",
+    "KeyPair",
+    "KeyPairInUse",
+    "ListenError",
+    "Listener",
+    "ListenerStatistics",
+    "LocalProtocolError",
+    "NodeDestroyed",
+    "NoisePayload",
+    "Peer",
+    "PeerConnectionFailed",
+    "PeerNotFound",
+    "ProtocolError",
+    "RemoteAborted",
+    "RemoteProtocolError",
+    "RequestDestroyed",
+    "RequestError",
+    "RequestTimeout",
+    "ServerError",
+    "ServerIncompatible",
+    "SimNetwork",
+    "StreamError",
+    "StreamReset",
+    "StreamTimeout",
+    "Testnet",
+    "TooFewNodes",
+    "UDXStream",
+    "open_dht",
+    "testnet",
+]

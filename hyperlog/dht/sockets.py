@@ -25,6 +25,7 @@ import trio
 from hyperlog.dht.compact import Address
 from hyperlog.dht.udp import DEFAULT_TTL, DatagramSocket, SocketFactory, UDPSocket
 from hyperlog.dht.udx.closed import ClosedStreams
+from hyperlog.dht.udx.stream import UDXStreamCore
 
 __all__ = ["CLIENT", "SERVER", "Sockets", "SocketsStatistics", "StreamHandler"]
 
@@ -219,13 +220,13 @@ class Sockets:
         """Whether no live or recently closed stream uses the id."""
         return stream_id not in self._streams and stream_id not in self._closed
 
-    def remove_stream(self, stream_id: int, *, remember: object = None) -> None:
-        """Forget a stream; with `remember` (its closed_record) late packets are answered."""
+    def remove_stream(self, stream_id: int, *, remember: UDXStreamCore | None = None) -> None:
+        """Forget a stream; with `remember` (its closed core) late packets are answered."""
         self._streams.pop(stream_id, None)
         self._dirty.pop(stream_id, None)
         self._timer_at.pop(stream_id, None)
         if remember is not None:
-            self._closed.add(remember, trio.current_time())  # type: ignore[arg-type]
+            self._closed.remember(remember, trio.current_time())
 
     def mark_dirty(self, stream_id: int) -> None:
         """Flush this stream as soon as the running task yields."""
@@ -372,7 +373,7 @@ class Sockets:
                     stream.receive(data, address, index, now)
                     touched[stream_id] = stream
                 else:
-                    self._answer_closed(stream_id, data, address, index, now)
+                    self._answer_closed(data, index, now)
             elif len(data) >= 2 and data[0] in RPC_FIRST_BYTES:
                 rpc.append((bytes(data), address, index))
             elif len(data) == 1 and index in self.on_probe:
@@ -385,11 +386,10 @@ class Sockets:
         if rpc:
             self.on_rpc(rpc)
 
-    def _answer_closed(
-        self, stream_id: int, data: bytes | memoryview, address: Address, index: int, now: float
-    ) -> None:
+    def _answer_closed(self, data: bytes | memoryview, index: int, now: float) -> None:
         answer = self._closed.receive_datagram(data, now)
         if answer is None:
             self._ignored += 1
         else:
-            self.send(index, address, answer)
+            address, reply = answer
+            self.send(index, address, reply)

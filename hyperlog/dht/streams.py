@@ -19,7 +19,7 @@ from typing import Final
 import trio
 
 from hyperlog.dht.compact import Address
-from hyperlog.dht.errors import RemoteProtocolError, StreamError
+from hyperlog.dht.errors import RemoteProtocolError, StreamError, StreamTimeout
 from hyperlog.dht.noise.secretstream import SecretStreamCore
 from hyperlog.dht.sockets import Sockets
 from hyperlog.dht.udx.events import EndReceived, MessageReceived, StreamClosed
@@ -34,6 +34,7 @@ READ_CHUNK: Final = (
     256 * 1024
 )  # bytes decrypted at a time, so that one reader does not hold the loop
 MAX_UNORDERED: Final = 256  # unordered messages kept for a reader; older ones are dropped
+LATE_TIMER: Final = 1.0  # s behind time, from which on our own process must have been stopped
 LINGER: Final = 2.0  # s that aclose waits for the peer to confirm the end
 
 
@@ -70,6 +71,8 @@ class UDXStream(trio.abc.HalfCloseableStream):
         self.get_extra_timer: Callable[[], float | None] | None = None
         self.handle_extra_timer: Callable[[float], None] | None = None
         self._sockets = sockets
+        self._heard_at = 0.0
+        self._silence_limit: float | None = None
         self._error: StreamError | None = None
         self._finished = False
         self._closed_here = False
@@ -90,6 +93,15 @@ class UDXStream(trio.abc.HalfCloseableStream):
 
     def batch_done(self, now: float) -> None:
         core = self.core
+        self._heard_at = now
+        self._take_events()
+        if self._readers and core.readable_bytes:
+            self._readers.unpark_all()
+        if self._progress:
+            self._progress.unpark_all()
+
+    def _take_events(self) -> None:
+        core = self.core
         event = core.next_event()
         while event is not None:
             if isinstance(event, MessageReceived):
@@ -100,29 +112,52 @@ class UDXStream(trio.abc.HalfCloseableStream):
             elif isinstance(event, StreamClosed):
                 self._finish(event.error)
             event = core.next_event()
-        if self._readers and core.readable_bytes:
-            self._readers.unpark_all()
-        if self._progress:
-            self._progress.unpark_all()
-        if self._writers and core.unsent_bytes <= HIGH_WATER // 2:
-            self._writers.unpark_all()
 
     def datagrams_to_send(self, now: float) -> list[tuple[Address, list[bytes]]]:
-        return self.core.datagrams_to_send(now)
+        groups = self.core.datagrams_to_send(now)
+        if self._writers and self.core.unsent_bytes <= HIGH_WATER // 2:
+            self._writers.unpark_all()
+        return groups
 
     def get_timer(self) -> float | None:
         timer = self.core.get_timer()
         if self.get_extra_timer is not None:
             extra = self.get_extra_timer()
             if extra is not None and (timer is None or extra < timer):
-                return extra
+                timer = extra
+        if self._silence_limit is not None:
+            dead_at = self._heard_at + self._silence_limit
+            if timer is None or dead_at < timer:
+                timer = dead_at
         return timer
 
     def handle_timer(self, now: float) -> None:
         self.core.handle_timer(now)
         if self.handle_extra_timer is not None and not self._finished:
             self.handle_extra_timer(now)
-        self.batch_done(now)
+        self._take_events()
+        if self._silence_limit is not None and not self._finished:
+            self._check_silence(now, self._silence_limit)
+
+    def _check_silence(self, now: float, limit: float) -> None:
+        late = now - (self._heard_at + limit)
+        if late > LATE_TIMER:
+            # We slept, not the peer: its packets may be waiting in the socket right now.
+            self._heard_at = now
+        elif late >= 0:
+            self.core.destroy(now)
+            self._finish(StreamTimeout(f"nothing came from the peer for {limit:g} s"))
+
+    def set_liveness(self, interval: float, limit: float) -> None:
+        """Give the peer up when nothing at all has come from it for `limit` seconds.
+
+        After `interval` idle seconds a HEARTBEAT asks for an answer, which every UDX peer gives.
+        """
+        self._silence_limit = limit
+        now = trio.current_time()
+        self._heard_at = now
+        self.core.set_keep_alive(interval, now)
+        self._sockets.mark_dirty(self.core.local_id)
 
     # -- life -------------------------------------------------------------------------------------
 
@@ -150,7 +185,7 @@ class UDXStream(trio.abc.HalfCloseableStream):
         self._error = error
         # What the core still owes (the last acknowledgement) goes out before it is forgotten.
         self._sockets.flush(self.core.local_id, trio.current_time())
-        self._sockets.remove_stream(self.core.local_id, remember=self.core.closed_record())
+        self._sockets.remove_stream(self.core.local_id, remember=self.core)
         if self.socket is not None:
             self._sockets.release(self.socket)
         self._readers.unpark_all()
@@ -251,11 +286,11 @@ class UDXStream(trio.abc.HalfCloseableStream):
             return []
         chunks = self.core.read(max_bytes)
         if not self._finished:
-            if self.core.acknowledgement_due:
-                self._sockets.mark_dirty(self.core.local_id)
+            timer = self.core.get_timer()
+            if timer is not None and timer <= trio.current_time():
+                self._sockets.mark_dirty(self.core.local_id)  # tells that the window is open again
             if self.core.end_received:
-                # Reading the last byte may have finished the stream.
-                self.batch_done(trio.current_time())
+                self._take_events()  # reading the last byte may have finished the stream
         return chunks
 
     async def wait_readable(self) -> bool:
@@ -304,7 +339,7 @@ class UDXStream(trio.abc.HalfCloseableStream):
                 with trio.move_on_after(LINGER):
                     while not self._finished:
                         self.core.read()
-                        self.batch_done(trio.current_time())
+                        self._take_events()
                         if not self._finished:
                             await self._readers.park()
         finally:
@@ -464,6 +499,14 @@ class Connection(trio.abc.Channel[bytes]):
         while self.bytes_acknowledged < goal:
             self._stream._check_usable()
             await self._stream.wait_progress()
+
+    def set_liveness(self, interval: float = 2.0, limit: float = 5.0) -> None:
+        """Break the connection when nothing at all has come from the peer for `limit` seconds.
+
+        After `interval` idle seconds the peer is asked for a sign of life. Without this a dead peer
+        is noticed about 18 s after it vanished: 5 s to our next keep-alive, 13 s to give that up.
+        """
+        self._stream.set_liveness(interval, limit)
 
     def send_unordered(self, message: bytes) -> None:
         """Send one encrypted datagram (about 1100 bytes at most) that may get lost or overtaken."""

@@ -1,0 +1,418 @@
+"""Service: a HyperDHT node. `open_dht` runs one; its DHT object connects, listens and looks up.
+
+Source: hyperdht index.js; docs/protocol/hyperdht.md.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+import trio
+
+from hyperlog.dht.commands import router as routing
+from hyperlog.dht.commands.messages import (
+    Announce,
+    LookupReply,
+    Peer,
+    sign_announce,
+)
+from hyperlog.dht.commands.router import Router
+from hyperlog.dht.commands.store import SERVED, Store
+from hyperlog.dht.compact import Address
+from hyperlog.dht.connect import ConnectAttempt
+from hyperlog.dht.constants import (
+    ANNOUNCE,
+    BOOTSTRAP_NODES,
+    FIND_PEER,
+    LOOKUP,
+    PEER_HANDSHAKE,
+    PEER_HOLEPUNCH,
+    UNANNOUNCE,
+)
+from hyperlog.dht.errors import (
+    KeyPairInUse,
+    LocalProtocolError,
+    NodeDestroyed,
+    RemoteProtocolError,
+)
+from hyperlog.dht.interfaces import local_addresses
+from hyperlog.dht.keys import KeyPair, generic_hash
+from hyperlog.dht.listener import Firewall, Listener, ListenerStatistics
+from hyperlog.dht.node import IncomingRequest, Reply, RPCNode, RPCStatistics
+from hyperlog.dht.sockets import SERVER, Sockets, SocketsStatistics
+from hyperlog.dht.streams import Connection, UDXStream
+from hyperlog.dht.udp import SocketFactory, UDPSocket
+from hyperlog.dht.udx.stream import UDXStreamCore
+
+__all__ = ["DHT", "DHTStatistics", "open_dht"]
+
+logger = logging.getLogger("hyperlog.dht")
+
+T = TypeVar("T")
+
+MAX_RELAY_CACHE: Final = 512  # peers whose relay nodes are remembered, hyperdht index.js
+SHUTDOWN_TIMEOUT: Final = 3.0  # s for withdrawing announcements when the node closes
+
+
+@dataclass(frozen=True, slots=True)
+class DHTStatistics:
+    """One node, now."""
+
+    address: Address
+    remote_address: Address | None
+    """our address as the internet sees it, when the node is reachable there"""
+    rpc: RPCStatistics
+    sockets: SocketsStatistics
+    listeners: tuple[ListenerStatistics, ...]
+
+
+class DHT:
+    """A running HyperDHT node; made by `open_dht`."""
+
+    def __init__(
+        self,
+        sockets: Sockets,
+        node: RPCNode,
+        *,
+        key_pair: KeyPair,
+        random_bytes: Callable[[int], bytes],
+        rng: random.Random,
+    ) -> None:
+        self.sockets = sockets
+        self.node = node
+        self.key_pair = key_pair
+        """Identity that `connect` shows when it is not given another."""
+        self.random_bytes = random_bytes
+        self._router = Router()
+        self._store = Store(self._router, rng=rng)
+        self._listeners: dict[bytes, Listener] = {}
+        self._relay_cache: OrderedDict[bytes, list[Address]] = OrderedDict()
+        self._nursery: trio.Nursery | None = None
+        node.on_request = self._on_request
+
+    # -- what it is -------------------------------------------------------------------------------
+
+    @property
+    def address(self) -> Address:
+        """Local address of the server socket, where other nodes reach this one."""
+        return self.sockets.local_address(SERVER)
+
+    def remote_address(self) -> Address | None:
+        """Our address as the internet sees it; None while unknown, or behind a NAT."""
+        return self.node.remote_address()
+
+    async def bootstrapped(self) -> None:
+        """Return when the node has joined the network, or runs without any other node."""
+        await self.node.bootstrapped.wait()
+
+    def statistics(self) -> DHTStatistics:
+        return DHTStatistics(
+            address=self.address,
+            remote_address=self.remote_address(),
+            rpc=self.node.statistics(),
+            sockets=self.sockets.statistics(),
+            listeners=tuple(listener.statistics() for listener in self._listeners.values()),
+        )
+
+    # -- connections ------------------------------------------------------------------------------
+
+    async def connect(
+        self,
+        remote_public_key: bytes,
+        *,
+        key_pair: KeyPair | None = None,
+        relay_addresses: Sequence[Address] = (),
+        local_connection: bool = True,
+    ) -> Connection:
+        """Open an encrypted connection to the holder of a public key (32 bytes).
+
+        `relay_addresses` are nodes known to reach the peer, or the peer's own node; they are tried
+        beside the search. `local_connection=False` keeps LAN addresses out of it. Limit the time by
+        a cancel scope; by itself an attempt ends after about 20 s.
+
+        Raises:
+            LocalProtocolError: the key is not 32 bytes.
+            ConnectError: PeerNotFound, PeerConnectionFailed, HolepunchFailed and so on.
+        """
+        if len(remote_public_key) != 32:
+            raise LocalProtocolError(f"a public key has 32 bytes, got {len(remote_public_key)}")
+        known = list(relay_addresses) or self._relay_cache.get(remote_public_key, [])
+        attempt = ConnectAttempt(
+            self,
+            remote_public_key,
+            key_pair or self.key_pair,
+            relay_addresses=known,
+            local_connection=local_connection,
+        )
+        return await attempt.run()
+
+    async def listen(
+        self,
+        key_pair: KeyPair | None = None,
+        *,
+        firewall: Firewall | None = None,
+        share_local_address: bool = True,
+    ) -> Listener:
+        """Accept connections to a key pair (default: the node's own); announcing goes on behind.
+
+        Returns at once; `Listener.wait_announced` tells when the record is out. `firewall` is called
+        with remote public key, payload and address of every handshake; True refuses in silence.
+
+        Raises:
+            KeyPairInUse: this node listens on the key pair already.
+        """
+        if self._nursery is None:
+            raise NodeDestroyed("the node is closed")
+        pair = key_pair or self.key_pair
+        target = generic_hash(pair.public_key)
+        if target in self._listeners:
+            raise KeyPairInUse("this node listens on that key pair already")
+        listener = Listener(self, pair, firewall=firewall, share_local_address=share_local_address)
+        self._listeners[target] = listener
+        self._router.add_local(target, Peer(pair.public_key, []).encode())
+        await self._nursery.start(listener.run)
+        return listener
+
+    def forget_listener(self, listener: Listener) -> None:
+        """A listener closes: its key is no longer ours."""
+        if self._listeners.pop(listener.target, None) is not None:
+            self._router.remove_local(listener.target)
+
+    def create_stream(self) -> UDXStream:
+        """A UDX stream with a fresh random id, not yet connected."""
+        while True:
+            stream_id = int.from_bytes(self.random_bytes(4), "little")
+            if self.sockets.is_free(stream_id):
+                return UDXStream(self.sockets, UDXStreamCore(stream_id))
+
+    def remember_relays(self, public_key: bytes, addresses: Sequence[Address]) -> None:
+        """Try these nodes first at the next connection to the key."""
+        if addresses:
+            self._relay_cache[public_key] = list(addresses)
+            self._relay_cache.move_to_end(public_key)
+            while len(self._relay_cache) > MAX_RELAY_CACHE:
+                self._relay_cache.popitem(last=False)
+
+    # -- lookups ----------------------------------------------------------------------------------
+
+    async def find_peer(self, public_key: bytes) -> list[Peer]:
+        """Records that nodes hold of a public key; empty when nobody announces it."""
+        replies: list[Reply] = []
+        await self.node.query(FIND_PEER, generic_hash(public_key), on_reply=replies.append)
+        return _decoded(Peer.decode_untrusted, replies)
+
+    async def lookup(self, topic: bytes) -> list[Peer]:
+        """Peers announced under a topic (32 bytes), each once."""
+        replies: list[Reply] = []
+        await self.node.query(LOOKUP, topic, on_reply=replies.append)
+        found: dict[bytes, Peer] = {}
+        for answer in _decoded(LookupReply.decode_untrusted, replies):
+            for peer in answer.peers:
+                found.setdefault(peer.public_key, peer)
+        return list(found.values())
+
+    async def announce(
+        self,
+        topic: bytes,
+        key_pair: KeyPair | None = None,
+        *,
+        relay_addresses: Sequence[Address] = (),
+    ) -> int:
+        """Announce a key pair under a topic; the number of nodes that took it.
+
+        Raises:
+            TooFewNodes: none did.
+        """
+        return await self._commit(ANNOUNCE, topic, key_pair or self.key_pair, relay_addresses)
+
+    async def unannounce(self, topic: bytes, key_pair: KeyPair | None = None) -> int:
+        """Take an announcement back; the number of nodes that confirmed."""
+        return await self._commit(UNANNOUNCE, topic, key_pair or self.key_pair, ())
+
+    async def _commit(
+        self, command: int, topic: bytes, pair: KeyPair, relay_addresses: Sequence[Address]
+    ) -> int:
+        done = 0
+
+        async def commit(reply: Reply) -> None:
+            nonlocal done
+            if reply.token is None or reply.id is None:
+                raise RemoteProtocolError("the node sent no token or no id")
+            message = Announce(peer=Peer(pair.public_key, list(relay_addresses)))
+            sign_announce(
+                message,
+                command=command,
+                target=topic,
+                token=reply.token,
+                node_id=reply.id,
+                secret_key=pair.secret_key,
+            )
+            response = await self.node.request(
+                command, target=topic, value=message.encode(), token=reply.token, to=reply.address
+            )
+            if response.error:
+                raise RemoteProtocolError(f"refused with error {response.error}")
+            done += 1
+
+        await self.node.query(LOOKUP, topic, commit=commit)
+        return done
+
+    # -- as a node of the network -----------------------------------------------------------------
+
+    def _on_request(self, request: IncomingRequest) -> bool:
+        if request.command in (PEER_HANDSHAKE, PEER_HOLEPUNCH):
+            self._route(request)
+            return True
+        if self.node.id is None:
+            # Whoever asks us directly may find our own servers even where nobody else runs a node.
+            listener = self._listeners.get(request.target or b"")
+            if request.command != FIND_PEER or listener is None:
+                return False
+            request.reply(Peer(listener.public_key).encode())
+            return True
+        if request.command not in SERVED:
+            return False
+        answer = self._store.handle(
+            request, self.node.id, now=trio.current_time(), unix_time=time.time()
+        )
+        if answer is not None:
+            self.perform(request, answer)
+        return True
+
+    def _route(self, request: IncomingRequest) -> None:
+        action = self._router.route(request, trio.current_time())
+        if isinstance(action, routing.Deliver):
+            listener = self._listeners.get(request.target or b"")
+            if listener is not None:
+                listener.deliver(action.message, request)
+        elif action is not None:
+            self.perform(request, action)
+
+    def perform(
+        self,
+        request: IncomingRequest,
+        action: routing.Reply | routing.ReplyTo | routing.Relay,
+        *,
+        socket: int | None = None,
+    ) -> None:
+        """Send what the router or the store decided, by default from the socket that was asked."""
+        if isinstance(action, routing.Reply):
+            request.reply(
+                action.value,
+                token=action.token,
+                closer_nodes=action.closer_nodes,
+                socket=socket,
+            )
+        elif isinstance(action, routing.ReplyTo):
+            request.reply(
+                action.value, token=False, closer_nodes=False, to=action.address, socket=socket
+            )
+        else:
+            request.relay(action.value, action.address, socket=socket)
+
+    # -- life -------------------------------------------------------------------------------------
+
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """The node's background work; `open_dht` starts it."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            await nursery.start(self.sockets.run)
+            await nursery.start(self.node.run)
+            task_status.started()
+
+    async def shut_down(self) -> None:
+        """Close the listeners, which takes their announcements back; bounded in time."""
+        with trio.move_on_after(SHUTDOWN_TIMEOUT, shield=True):
+            async with trio.open_nursery() as nursery:
+                for listener in list(self._listeners.values()):
+                    nursery.start_soon(listener.aclose)
+
+
+@asynccontextmanager
+async def open_dht(
+    *,
+    bootstrap: Sequence[Address] = BOOTSTRAP_NODES,
+    host: str = "0.0.0.0",
+    port: int = 0,
+    exact_port: bool = False,
+    key_pair: KeyPair | None = None,
+    ephemeral: bool | None = None,
+    firewalled: bool | None = None,
+    nodes: Sequence[Address] = (),
+    socket_factory: SocketFactory = UDPSocket,
+    random_bytes: Callable[[int], bytes] = os.urandom,
+) -> AsyncIterator[DHT]:
+    """Run a HyperDHT node for as long as the context lasts.
+
+    Args:
+        bootstrap: nodes to join through, as (host name or address, port). Empty: an own network.
+        host: IPv4 address to bind; "0.0.0.0" for all.
+        port: UDP port of the server socket; 0 for any. Taken ports are passed over up to four times
+            unless `exact_port`.
+        key_pair: identity for `connect` and `listen`; a fresh one by default.
+        ephemeral: False serves the network from the start (only on a reachable address), True never
+            does, None decides after a while by what other nodes see.
+        firewalled: False claims that the server port is reachable from outside; None finds out.
+        nodes: nodes known from before.
+        socket_factory: what binds UDP sockets; SimNetwork gives another.
+        random_bytes: source of randomness, for tests that must repeat.
+
+    Raises:
+        OSError: the port (with `exact_port`) or the address cannot be bound.
+    """
+    opener = Sockets.open_exact if exact_port else Sockets.open
+    sockets = opener(host, port, socket_factory)
+    node = RPCNode(
+        sockets,
+        bootstrap=list(bootstrap),
+        nodes=list(nodes),
+        ephemeral=ephemeral,
+        firewalled=firewalled,
+        outside_address=_first_node_address(sockets) if not bootstrap and not nodes else None,
+        random_bytes=random_bytes,
+    )
+    dht = DHT(
+        sockets,
+        node,
+        key_pair=key_pair or KeyPair.generate(),
+        random_bytes=random_bytes,
+        rng=random.Random(random_bytes(16)),
+    )
+    # The node outlives a cancellation of the caller by as long as it takes to withdraw.
+    scope = trio.CancelScope(shield=True)
+
+    async def run(*, task_status: trio.TaskStatus[None]) -> None:
+        with scope:
+            await dht.run(task_status=task_status)
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(run)
+        try:
+            yield dht
+        finally:
+            await dht.shut_down()
+            scope.cancel()
+
+
+def _first_node_address(sockets: Sockets) -> Address:
+    """What the first node of a private network takes for its own address."""
+    return local_addresses(sockets.local_address(SERVER))[0]
+
+
+def _decoded(decode: Callable[[bytes], T], replies: Sequence[Reply]) -> list[T]:
+    decoded = []
+    for reply in replies:
+        if reply.value is not None:
+            try:
+                decoded.append(decode(reply.value))
+            except RemoteProtocolError:
+                continue
+    return decoded

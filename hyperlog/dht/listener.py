@@ -1,0 +1,410 @@
+"""Service: accepts connections that peers make to one of our public keys.
+
+Source: hyperdht lib/server.js; docs/protocol/hyperdht.md sections 6-9.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from hyperlog.dht.announcer import Announcer
+from hyperlog.dht.commands.handshake import HandshakeResponder
+from hyperlog.dht.commands.messages import (
+    Handshake,
+    Holepunch,
+    HolepunchInfo,
+    NoisePayload,
+    UDXInfo,
+)
+from hyperlog.dht.commands.router import answer_handshake
+from hyperlog.dht.compact import Address
+from hyperlog.dht.constants import (
+    ERROR_ABORTED,
+    ERROR_NONE,
+    ERROR_VERSION_MISMATCH,
+    FIREWALL_OPEN,
+    FIREWALL_UNKNOWN,
+)
+from hyperlog.dht.errors import RemoteProtocolError
+from hyperlog.dht.holepuncher import ServerPunch
+from hyperlog.dht.interfaces import is_private, local_addresses, match_address
+from hyperlog.dht.keys import KeyPair
+from hyperlog.dht.noise.secretstream import SecretStreamCore
+from hyperlog.dht.sockets import CLIENT, SERVER
+from hyperlog.dht.streams import Connection, UDXStream
+
+if TYPE_CHECKING:
+    from hyperlog.dht.hyperdht import DHT
+    from hyperlog.dht.node import IncomingRequest
+
+__all__ = ["Firewall", "Listener", "ListenerStatistics"]
+
+logger = logging.getLogger("hyperlog.dht.listener")
+
+Firewall = Callable[[bytes, NoisePayload, Address], bool]
+"""firewall(remote_public_key, payload, address): True refuses, the peer gets no answer at all."""
+
+MAX_HANDSHAKES: Final = 1024  # remembered at a time
+HANDSHAKE_MEMORY: Final = 10.0  # s, hyperdht lib/server.js HANDSHAKE_CLEAR_WAIT and INITIAL_TIMEOUT
+MAX_ACCEPT_QUEUE: Final = 128  # open connections that nobody has accepted yet
+OPEN_TIMEOUT: Final = 10.0  # s from the first packet to the peer's hello
+
+
+@dataclass(slots=True)
+class _Handshake:
+    """One first message, its answer, and the stream that waits for the peer."""
+
+    expires_at: float
+    noise: bytes | None = None
+    """our answer; None when the firewall refused"""
+    stream: UDXStream | None = None
+    """None once connected"""
+    punch: ServerPunch | None = None
+    reply_socket: int | None = None
+    """socket to answer from, when not the one asked"""
+    number: int = 0
+    connect: Callable[[int, Address], None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerStatistics:
+    announced_to: int
+    """nodes that hold our record"""
+    handshakes: int
+    refused: int
+    """by the firewall"""
+    dropped: int
+    """because a table or the accept queue was full"""
+    failed: int
+    """peers that sent no hello, or a forged one"""
+    accepted: int
+
+
+@dataclass(slots=True)
+class _Counts:
+    handshakes: int = 0
+    refused: int = 0
+    dropped: int = 0
+    failed: int = 0
+    accepted: int = 0
+
+
+@dataclass(slots=True)
+class _Table:
+    """Handshakes by first message and by number; the number is what hole punch messages carry."""
+
+    by_noise: dict[bytes, _Handshake] = field(default_factory=dict)
+    by_number: dict[int, _Handshake] = field(default_factory=dict)
+    next_number: int = 0
+
+
+class Listener(trio.abc.Listener[Connection]):
+    """Connections to one key pair; made by `DHT.listen`, an async iterator through `accept`."""
+
+    def __init__(
+        self, dht: DHT, key_pair: KeyPair, *, firewall: Firewall | None, share_local_address: bool
+    ) -> None:
+        self.key_pair = key_pair
+        self.announcer = Announcer(dht.node, key_pair)
+        self._dht = dht
+        self._firewall = firewall
+        self._share_local_address = share_local_address
+        self._table = _Table()
+        self._counts = _Counts()
+        self._announced = trio.Event()
+        self._scope = trio.CancelScope()
+        self._stopped = trio.Event()
+        self._nursery: trio.Nursery | None = None
+        self._send, self._receive = trio.open_memory_channel[Connection](MAX_ACCEPT_QUEUE)
+        self._closing = False
+
+    @property
+    def public_key(self) -> bytes:
+        return self.key_pair.public_key
+
+    @property
+    def target(self) -> bytes:
+        """Hash of the public key, under which the record is announced."""
+        return self.announcer.target
+
+    def statistics(self) -> ListenerStatistics:
+        counts = self._counts
+        return ListenerStatistics(
+            announced_to=len(self.announcer.relays),
+            handshakes=counts.handshakes,
+            refused=counts.refused,
+            dropped=counts.dropped,
+            failed=counts.failed,
+            accepted=counts.accepted,
+        )
+
+    # -- life -------------------------------------------------------------------------------------
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Announce and accept until `aclose`; the node starts this."""
+        try:
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    self._nursery = nursery
+                    nursery.start_soon(self._expire_loop)
+                    task_status.started()
+                    await nursery.start(self.announcer.run)
+                    self._announced.set()
+        finally:
+            self._nursery = None
+            self._announced.set()
+            self._send.close()
+            for handshake in self._table.by_noise.values():
+                self._drop(handshake)
+            with trio.CancelScope(shield=True):
+                await self.announcer.withdraw()
+            self._stopped.set()
+
+    async def wait_announced(self) -> int:
+        """Return the number of nodes that hold our record, once the first attempt is over."""
+        await self._announced.wait()
+        return len(self.announcer.relays)
+
+    async def accept(self) -> Connection:
+        """Return the next connection, open and authenticated.
+
+        Raises:
+            trio.ClosedResourceError: the listener was closed.
+        """
+        try:
+            return await self._receive.receive()
+        except trio.EndOfChannel:
+            raise trio.ClosedResourceError("the listener is closed") from None
+
+    async def aclose(self) -> None:
+        """Stop accepting and take the announcement back; open connections live on."""
+        if not self._closing:
+            self._closing = True
+            self._dht.forget_listener(self)
+            self._scope.cancel()
+        await self._stopped.wait()
+
+    async def _expire_loop(self) -> None:
+        while True:
+            await trio.sleep(1.0)
+            now = trio.current_time()
+            table = self._table
+            for noise, handshake in list(table.by_noise.items()):
+                if handshake.expires_at <= now:
+                    del table.by_noise[noise]
+                    table.by_number.pop(handshake.number, None)
+                    self._drop(handshake)
+
+    @staticmethod
+    def _drop(handshake: _Handshake) -> None:
+        if handshake.punch is not None:
+            handshake.punch.close()
+        if handshake.stream is not None:
+            handshake.stream.destroy()
+            handshake.stream = None
+
+    # -- handshakes -------------------------------------------------------------------------------
+
+    def deliver(self, message: Handshake | Holepunch, request: IncomingRequest) -> None:
+        """Take a message for our key, straight from a client or through a node."""
+        if self._closing:
+            return
+        if isinstance(message, Handshake):
+            self._on_handshake(message, request)
+        else:
+            self._on_holepunch(message, request)
+
+    def _on_handshake(self, message: Handshake, request: IncomingRequest) -> None:
+        # A client sends the same bytes through several nodes: one handshake, one answer.
+        handshake = self._table.by_noise.get(message.noise)
+        if handshake is None:
+            if len(self._table.by_noise) >= MAX_HANDSHAKES:
+                self._counts.dropped += 1
+                return
+            try:
+                handshake = self._shake_hands(message, request)
+            except RemoteProtocolError as err:
+                self._counts.failed += 1
+                logger.debug("handshake from %s:%d dropped: %s", *request.address, err.code)
+                return
+            self._table.by_noise[message.noise] = handshake
+        if handshake.noise is not None:
+            self._dht.perform(
+                request,
+                answer_handshake(message, handshake.noise, request.address),
+                socket=handshake.reply_socket,
+            )
+        if handshake.connect is not None:
+            connect, handshake.connect = handshake.connect, None
+            self._open_now(connect, message, request)
+
+    def _open_now(
+        self,
+        connect: Callable[[int, Address], None],
+        message: Handshake,
+        request: IncomingRequest,
+    ) -> None:
+        if message.peer_address is None:
+            connect(request.socket, request.address)
+        else:
+            connect(self._dht.node.request_socket, message.peer_address)
+
+    def _shake_hands(self, message: Handshake, request: IncomingRequest) -> _Handshake:
+        self._counts.handshakes += 1
+        now = trio.current_time()
+        handshake = _Handshake(expires_at=now + HANDSHAKE_MEMORY)
+        responder = HandshakeResponder(self.key_pair, self._dht.random_bytes)
+        payload = responder.receive_untrusted(message.noise)
+        client_address = message.peer_address or request.address
+        if self._refuses(responder.remote_public_key, payload, client_address):
+            self._counts.refused += 1
+            return handshake
+        if payload.version != 1:
+            error = ERROR_VERSION_MISMATCH
+        elif payload.udx is None:
+            error = ERROR_ABORTED
+        else:
+            error = ERROR_NONE
+        own = self._dht.remote_address()
+        stream = self._dht.create_stream() if error == ERROR_NONE else None
+        handshake.number = self._table.next_number
+        self._table.next_number = (self._table.next_number + 1) & 0xFFFFFFFF
+        self._table.by_number[handshake.number] = handshake
+        addresses = [own] if own is not None else []
+        if self._share_local_address:
+            addresses += local_addresses(self._dht.sockets.local_address(SERVER))
+        handshake.noise = responder.send(
+            NoisePayload(
+                error=error,
+                firewall=FIREWALL_OPEN if own is not None else FIREWALL_UNKNOWN,
+                holepunch=None
+                if own is not None
+                else HolepunchInfo(handshake.number, list(self.announcer.relays)),
+                addresses4=addresses,
+                udx=UDXInfo(id=stream.core.local_id if stream is not None else 0),
+                secret_stream=True,
+                relay_addresses=list(self.announcer.relay_addresses) or None,
+            )
+        )
+        if stream is None:
+            return handshake
+        handshake.stream = stream
+        self._prepare_stream(handshake, responder, payload, message, request)
+        return handshake
+
+    def _refuses(self, key: bytes, payload: NoisePayload, address: Address) -> bool:
+        if self._firewall is None:
+            return False
+        try:
+            return self._firewall(key, payload, address)
+        except Exception:
+            # The user's callback: a firewall that fails must not let anybody in.
+            logger.exception("the firewall callback failed; the peer is refused")
+            return True
+
+    def _prepare_stream(
+        self,
+        handshake: _Handshake,
+        responder: HandshakeResponder,
+        payload: NoisePayload,
+        message: Handshake,
+        request: IncomingRequest,
+    ) -> None:
+        stream = handshake.stream
+        udx = payload.udx
+        assert stream is not None
+        assert udx is not None
+        direct = message.peer_address is None
+
+        def connect(socket: int, address: Address) -> None:
+            if handshake.stream is None:
+                return  # connected already
+            handshake.stream = None
+            handshake.expires_at = trio.current_time() + HANDSHAKE_MEMORY
+            stream.on_unconnected_packet = None
+            stream.connect(socket, udx.id, address)
+            if socket not in (SERVER, CLIENT):
+                path = "punched"
+            else:
+                path = "lan" if not direct and is_private(address[0]) else "direct"
+            if handshake.punch is not None:
+                handshake.punch.close()
+            self._start_connection(stream, responder, path)
+
+        stream.on_unconnected_packet = connect
+        if direct or payload.firewall == FIREWALL_OPEN:
+            handshake.connect = connect
+            return
+        if self._dht.remote_address() is not None:
+            return  # we are open: the client starts
+        handshake.punch = ServerPunch(
+            self._dht,
+            responder.holepunch_secret,
+            payload.firewall,
+            self.announcer.is_relay,
+            connect,
+        )
+        if not self._on_same_network(payload, message, request):
+            # The relaying node then reports the puncher's NAT mapping to the client.
+            handshake.reply_socket = handshake.punch.socket
+
+    def _on_same_network(
+        self, payload: NoisePayload, message: Handshake, request: IncomingRequest
+    ) -> bool:
+        if not self._share_local_address or message.peer_address is None:
+            return False
+        if message.peer_address[0] != request.to[0]:
+            return False
+        private = [address for address in payload.addresses4 if is_private(address[0])]
+        own = local_addresses(self._dht.sockets.local_address(SERVER))
+        return match_address(own, private) is not None
+
+    def _on_holepunch(self, message: Holepunch, request: IncomingRequest) -> None:
+        handshake = self._table.by_number.get(message.id)
+        if handshake is None:
+            return
+        if handshake.punch is not None and self._nursery is not None:
+            handshake.punch.receive(message, request, self._nursery)
+
+    # -- connections ------------------------------------------------------------------------------
+
+    def _start_connection(
+        self, stream: UDXStream, responder: HandshakeResponder, path: str
+    ) -> None:
+        if self._nursery is None:
+            stream.destroy()
+            return
+        result = responder.result()
+        connection = Connection(
+            stream,
+            SecretStreamCore(result, random_bytes=self._dht.random_bytes),
+            public_key=self.public_key,
+            remote_public_key=responder.remote_public_key,
+            handshake_hash=result.handshake_hash,
+            is_initiator=False,
+            path=path,
+        )
+        self._nursery.start_soon(self._hand_over, connection)
+
+    async def _hand_over(self, connection: Connection) -> None:
+        """Give the connection to `accept` once the peer has proved that it holds its key."""
+        try:
+            with trio.fail_after(OPEN_TIMEOUT):
+                await connection.opened()
+            self._send.send_nowait(connection)
+        except (trio.TooSlowError, trio.BrokenResourceError, trio.ClosedResourceError):
+            self._counts.failed += 1
+            connection.abort()
+        except trio.WouldBlock:
+            self._counts.dropped += 1
+            connection.abort()
+        except trio.Cancelled:
+            connection.abort()
+            raise
+        else:
+            self._counts.accepted += 1
