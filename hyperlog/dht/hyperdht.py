@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final, NoReturn, TypeVar
 
 import trio
 
@@ -393,13 +393,33 @@ async def open_dht(
         with scope:
             await dht.run(task_status=task_status)
 
-    async with trio.open_nursery() as nursery:
-        await nursery.start(run)
-        try:
-            yield dht
-        finally:
-            await dht.shut_down()
-            scope.cancel()
+    try:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(run)
+            try:
+                yield dht
+            finally:
+                await dht.shut_down()
+                scope.cancel()
+    except BaseExceptionGroup as group:
+        # The nursery is our own affair: what the caller's block raised comes out as it was.
+        raise_only_leaf(group)
+
+
+def raise_only_leaf(group: BaseExceptionGroup[BaseException]) -> NoReturn:
+    """Raise the one exception that a group holds at whatever depth, or else the group."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        if len(error.exceptions) != 1:
+            raise group
+        error = error.exceptions[0]
+    cause, suppressed = error.__cause__, error.__suppress_context__
+    try:
+        raise error
+    finally:
+        error.__cause__, error.__suppress_context__ = cause, suppressed
+        error.__context__ = None
+        del group, error
 
 
 def _first_node_address(sockets: Sockets) -> Address:

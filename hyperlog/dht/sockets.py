@@ -249,7 +249,8 @@ class Sockets:
                     self._send_batch(stream.socket, address, datagrams)
                 if self._backlog:
                     break
-        self._note_timer(stream_id, stream)
+        if stream_id in self._streams:  # sending may have been its last act
+            self._note_timer(stream_id, stream)
 
     def _note_timer(self, stream_id: int, stream: StreamHandler) -> None:
         timer = stream.get_timer()
@@ -290,7 +291,7 @@ class Sockets:
         if self._timer_at.get(stream_id) != at:
             return  # replaced by an earlier one, or the stream is gone
         del self._timer_at[stream_id]
-        stream = self._streams[stream_id]
+        stream = self._streams[stream_id]  # remove_stream forgets the timer, too
         due = stream.get_timer()
         if due is not None and due <= now:
             stream.handle_timer(now)

@@ -117,6 +117,8 @@ class UDXStream(trio.abc.HalfCloseableStream):
         groups = self.core.datagrams_to_send(now)
         if self._writers and self.core.unsent_bytes <= HIGH_WATER // 2:
             self._writers.unpark_all()
+        if not groups and self.core.closed:
+            self._take_events()  # the last acknowledgement has gone out
         return groups
 
     def get_timer(self) -> float | None:
