@@ -268,7 +268,7 @@ def test_lookups_survive_a_tenth_of_all_datagrams_lost(simulate):
         target, asker = rng.randbytes(32), rng.choice(nodes)
         state = simulation.query(asker, FIND_NODE, target, internal=True)
         others = [node for node in nodes if node is not asker]
-        assert len(set(state.closest_nodes) & set(closest_addresses(others, target))) >= 19
+        assert len(set(state.closest_nodes) & set(closest_addresses(others, target))) >= 15
 
 
 def test_dead_nodes_leave_all_tables(simulate):
@@ -297,14 +297,18 @@ def test_a_quiet_network_stays_quiet(simulate):
 
 
 def test_down_hints_make_others_check_the_dead_node(simulate):
-    simulation = simulate(7)
-    nodes = simulation.network(40)
-    dead = nodes[9]
-    dead.up = False
-    simulation.query(nodes[3], FIND_NODE, node_id(dead.address), internal=True)
-    simulation.run(10.0)
-    unaware = [node for node in nodes if node.core.table.get(node_id(dead.address))]
-    assert len(unaware) < 8  # without hints: nearly everybody, for minutes
+    def unaware_after_ten_seconds(lookup):
+        simulation = simulate(7)
+        nodes = simulation.network(40)
+        dead = nodes[9]
+        dead.up = False
+        if lookup:
+            simulation.query(nodes[3], FIND_NODE, node_id(dead.address), internal=True)
+        simulation.run(10.0)
+        return sum(1 for node in nodes if node.core.table.get(node_id(dead.address)))
+
+    assert unaware_after_ten_seconds(lookup=False) >= 35
+    assert unaware_after_ten_seconds(lookup=True) <= 20
 
 
 def test_down_hints_are_limited_per_tick(simulate):
