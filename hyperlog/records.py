@@ -116,6 +116,7 @@ class Gap(Struct, gc=False, rename={"from_number": "from", "to_number": "to"}):
     to_number: int
     """the last one, inclusive"""
     count: int
+    """how many; more than numbers if they were lost before they had any"""
     reason: str
 
     @property
@@ -373,7 +374,7 @@ def _claimed_gap(message: _Message, raw: Raw) -> Gap | None:
         gap.session != message.trace_session_id
         or gap.to_number != message.trace_number
         or not 0 <= gap.from_number <= gap.to_number
-        or not 1 <= gap.count <= gap.to_number - gap.from_number + 1
+        or not 1 <= gap.count <= MAX_NUMBER
     ):
         return None
     gap.reason = safe_text(gap.reason, MAX_REASON)
