@@ -3,6 +3,10 @@
 The prologue ties the handshake to HyperDHT; from its hash both ends derive one more key, for the
 hole punch messages that still travel through other nodes.
 
+Compat: nodes that relay both Noise messages and know the server's public key can compute that hash,
+and the hole punch key with it (hyperdht 6.34.0 lib/noise-wrap.js derives it so). They could mislead
+a hole punch; the connection itself is out of their reach.
+
 Wire: docs/protocol/hyperdht.md section 8, noise-secret-stream.md section 2; hyperdht
 lib/noise-wrap.js.
 """
@@ -95,9 +99,10 @@ class HandshakeResponder:
 
     @property
     def remote_public_key(self) -> bytes:
-        """The client's key, which it has proven to own only once the secret stream works.
+        """The client's key, which it has proven to own only when its first frame authenticates.
 
-        Whoever recorded a message 1 can repeat it; the keys that follow are of no use to them.
+        Whoever recorded a message 1 can repeat it, and can even make the hello of the secret stream
+        (see `SecretStreamCore.authenticated`), but cannot send or read a message.
 
         Raises:
             LocalProtocolError: no message was received.

@@ -44,7 +44,8 @@ class HandshakeResult:
     rx: bytes = field(repr=False)
     """32-byte key of what we receive"""
     handshake_hash: bytes = field(repr=False)
-    """64 bytes, the same on both sides"""
+    """64 bytes, the same on both sides; no secret: it follows from the messages and the
+    responder's public key"""
     remote_public_key: bytes
     is_initiator: bool
 

@@ -3,8 +3,9 @@
 Theory of operation
 -------------------
 Both sides come with the result of a finished handshake. Each writes its hello at once, without
-waiting for the other: 32 bytes that prove knowledge of the handshake hash and name the role, and
-the header of its secretstream. After that every frame is one message; boundaries are kept.
+waiting for the other: 32 bytes that name the connection and the role, and the header of its
+secretstream. After that every frame is one message; boundaries are kept. The hello proves nothing,
+since the handshake hash follows from what travels in the open; the first frame does.
 
     writing   hello() once, then seal() / seal_many() in any number
     reading   HELLO --56-byte frame with the id of the other role--> OPEN --any fault--> FAILED
@@ -95,6 +96,17 @@ class SecretStreamCore:
         self._unordered_keys: tuple[bytes, bytes] | None = None
         self.error: RemoteProtocolError | None = None
         """Why the peer's bytes are not read any more; None while all is well."""
+        self.authenticated = False
+        """Whether a frame of the peer has authenticated, an empty one included: only that proves
+        that it holds the secret key of its public key."""
+
+    @property
+    def opened(self) -> bool:
+        """Whether the peer's hello has arrived.
+
+        That proves nothing: who relays the handshake can make the hello too; see `authenticated`.
+        """
+        return self._opener is not None
 
     # Writing
 
@@ -167,6 +179,8 @@ class SecretStreamCore:
         else:
             if position < len(data):
                 self._keep(data, position)
+        if messages:
+            self.authenticated = True
         if b"" in messages:
             messages = [message for message in messages if message]
         if self.error is not None and not messages:

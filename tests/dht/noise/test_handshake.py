@@ -1,5 +1,6 @@
 import json
 import os
+from hashlib import blake2b
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,16 @@ def test_keys_do_not_show_in_the_repr():
     result = initiator.result()
     assert repr(result.tx) not in repr(result)
     assert repr(result.handshake_hash) not in repr(result)
+
+
+def test_the_handshake_hash_follows_from_what_travels_in_the_open():
+    vector = NOISE["ik_hyperdht"]
+    hashed = b"Noise_IK_Ed25519_ChaChaPoly_BLAKE2b".ljust(64, b"\0")
+    first, second = (bytes.fromhex(message["message"]) for message in vector["messages"])
+    parts = (first[:32], first[32:80], first[80:], second[:32], second[32:])
+    for part in (bytes.fromhex(vector["prologue"]), RESPONDER.public_key, *parts):
+        hashed = blake2b(hashed + part).digest()
+    assert hashed.hex() == vector["initiator"]["hash"]
 
 
 @pytest.mark.parametrize("pattern", ["IK", "XX"])

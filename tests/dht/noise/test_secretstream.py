@@ -187,6 +187,20 @@ def test_hello_comes_first_and_once():
         a.hello()
 
 
+def test_only_a_frame_proves_that_the_peer_holds_its_key():
+    for message in (b"", b"message"):
+        a, b = pair()
+        assert (b.opened, b.authenticated) == (False, False)
+        b.receive([a.hello()])
+        assert (b.opened, b.authenticated) == (True, False)
+        b.receive([a.seal(message)])
+        assert b.authenticated
+    a, b = open_pair()
+    with pytest.raises(BadSignature):
+        b.receive([b"\x11\0\0" + bytes(17)])
+    assert not b.authenticated
+
+
 def test_many_messages_keep_their_order_and_boundaries():
     a, b = open_pair()
     messages = [bytes([i % 256]) * (i % 700 + 1) for i in range(2000)]
