@@ -180,8 +180,14 @@ def _pull_state(key: bytes, header: bytes) -> Any:  # noqa: ANN401 - PyNaCl's st
 
 
 def _check_messages(messages: Sequence[bytes], max_message: int) -> int:
-    """Bytes of all frames together."""
-    sizes = list(map(len, messages))
+    """Bytes of all frames together.
+
+    Raises:
+        LocalProtocolError: one is too long.
+        TypeError: one is not bytes. Found out in the middle of a batch, it would leave the cipher
+            ahead of what was sent, and the peer could not read anything any more.
+    """
+    sizes = list(map(bytes.__len__, messages))
     if sizes and max(sizes) > max_message:
         raise LocalProtocolError(f"message of {max(sizes)} bytes, at most {max_message} allowed")
     return sum(sizes) + (LENGTH_SIZE + TAG_SIZE) * len(sizes)

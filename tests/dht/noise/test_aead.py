@@ -71,3 +71,16 @@ def test_a_long_message_stops_the_batch_before_any_is_sealed(kinds):
     out: list[bytes] = []
     opener(KEY, HEADER).open(sender.seal([bytes(10)], 10), 0, 10, out)
     assert out == [bytes(10)]
+
+
+@pytest.mark.parametrize(
+    "wrong", [bytearray(b"x"), memoryview(b"x"), "x"], ids=["bytearray", "memoryview", "str"]
+)
+def test_a_message_that_is_not_bytes_stops_the_batch_before_any_is_sealed(kinds, wrong):
+    sealer, opener = kinds
+    sender = sealer(KEY, HEADER)
+    with pytest.raises(TypeError):
+        sender.seal([b"fits", wrong], 10)
+    out: list[bytes] = []
+    opener(KEY, HEADER).open(sender.seal([b"next"], 10), 0, 10, out)
+    assert out == [b"next"]
