@@ -57,14 +57,22 @@ function chunk (index, length) {
   return data
 }
 
+function drained (socket) {
+  return new Promise(resolve => {
+    function settle () {
+      socket.off('drain', settle).off('close', settle)
+      resolve()
+    }
+    socket.on('drain', settle).on('close', settle)
+  })
+}
+
 async function write (socket, bytes) {
   const tally = new Tally()
   for (let index = 0; tally.bytes < bytes && !socket.destroying; index++) {
     const data = chunk(index, Math.min(CHUNK, bytes - tally.bytes))
     tally.add(data)
-    if (!socket.write(data)) {
-      await new Promise(resolve => socket.once('drain', resolve).once('close', resolve))
-    }
+    if (!socket.write(data)) await drained(socket)
   }
   socket.end()
   tally.report('sent')

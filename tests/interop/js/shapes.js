@@ -19,7 +19,7 @@ function source () {
     }
 
     place (n, padding) {
-      this.tracer.trace('order-placed', { n, amount: 1999, items: 3, customer: 'c-20381', state: 'accepted', warehouse: 'north', ...padding })
+      this.tracer.trace('order-placed', { n, amount: 1999, items: 3, customer: 'c-20381', state: 'accepted', warehouse: 'north-east', ...padding })
     }
 
     stamp (n, padding) {
