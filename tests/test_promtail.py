@@ -344,6 +344,7 @@ async def arrived(out, count):
         while len(lines) < count:
             await trio.sleep(0.02)  # the tailer is another process
             lines = out.read_bytes().splitlines() if out.exists() else []
+    assert len(lines) >= count, f"only {len(lines)} of {count} lines came through"
     return lines
 
 
