@@ -1,4 +1,4 @@
-"""HyperDHT for Python: encrypted connections addressed by public key, through a peer-to-peer network.
+"""HyperDHT for Python: encrypted connections addressed by public key, peer to peer.
 
     async with open_dht() as dht:
         listener = await dht.listen()

@@ -166,9 +166,9 @@ class ConnectAttempt:
                 logger.debug("looking for the peer failed: %s", err.code)
         if self._handshaken is not None:
             return self._handshaken
-        for err in self._errors:
-            if isinstance(err, ServerError | ServerIncompatible | HandshakeFailed):
-                raise err
+        for error in self._errors:
+            if isinstance(error, ServerError | ServerIncompatible | HandshakeFailed):
+                raise error
         if self._tried:
             raise PeerConnectionFailed(
                 f"{len(self._tried)} nodes know the peer, but no handshake came back: it has gone, "
@@ -305,18 +305,17 @@ class ConnectAttempt:
         failures: list[DHTError],
     ) -> None:
         try:
-            socket, address = await punch_as_client(
+            await punch_as_client(
                 self._dht,
                 self._target,
                 secret=self._initiator.holepunch_secret,
                 payload=shaken.payload,
                 node_address=shaken.node_address,
                 server_address=shaken.server_address,
+                connect=won,
             )
         except DHTError as err:
             failures.append(err)
-        else:
-            won(socket, address)
 
     def _connect_stream(self, shaken: _Handshaken, socket: int, address: Address) -> str:
         assert shaken.payload.udx is not None

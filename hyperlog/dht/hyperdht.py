@@ -163,8 +163,9 @@ class DHT:
     ) -> Listener:
         """Accept connections to a key pair (default: the node's own); announcing goes on behind.
 
-        Returns at once; `Listener.wait_announced` tells when the record is out. `firewall` is called
-        with remote public key, payload and address of every handshake; True refuses in silence.
+        Returns at once; `Listener.wait_announced` tells when the record is out. `firewall` is
+        called with remote public key, payload and address of every handshake; True refuses in
+        silence.
 
         Raises:
             KeyPairInUse: this node listens on the key pair already.

@@ -342,12 +342,14 @@ class Listener(trio.abc.Listener[Connection]):
             return
         if self._dht.remote_address() is not None:
             return  # we are open: the client starts
+        if self._nursery is None:
+            return
         handshake.punch = ServerPunch(
             self._dht,
-            responder.holepunch_secret,
-            payload.firewall,
-            self.announcer.is_relay,
-            connect,
+            self._nursery,
+            secret=responder.holepunch_secret,
+            remote_firewall=payload.firewall,
+            is_relay=self.announcer.is_relay,
         )
         if not self._on_same_network(payload, message, request):
             # The relaying node then reports the puncher's NAT mapping to the client.
@@ -368,8 +370,8 @@ class Listener(trio.abc.Listener[Connection]):
         handshake = self._table.by_number.get(message.id)
         if handshake is None:
             return
-        if handshake.punch is not None and self._nursery is not None:
-            handshake.punch.receive(message, request, self._nursery)
+        if handshake.punch is not None:
+            handshake.punch.receive(message, request)
 
     # -- connections ------------------------------------------------------------------------------
 

@@ -351,7 +351,7 @@ class Sockets:
         sock = self._sockets[index]
         with trio.CancelScope() as scope:
             self._scopes[index] = scope
-            while True:
+            while index in self._sockets:
                 try:
                     await sock.wait_readable()
                 except trio.ClosedResourceError:

@@ -425,6 +425,16 @@ class Connection(trio.abc.Channel[bytes]):
         return self._bytes_written - self._stream.core.write_buffer_bytes
 
     @property
+    def authenticated(self) -> bool:
+        """Whether the peer has proved that it holds `remote_public_key`.
+
+        Its first message does, or its keep-alive 5 s later. The hello does not: it is made from
+        what every node that relayed the handshake has seen, so a node could replay somebody's
+        handshake as far as that. Only the key's owner can read what is sent to it.
+        """
+        return self._secret.authenticated
+
+    @property
     def closed(self) -> bool:
         return self._stream.finished
 
@@ -440,7 +450,9 @@ class Connection(trio.abc.Channel[bytes]):
         )
 
     async def opened(self) -> None:
-        """Return when the peer's hello has arrived: only then both ends have proved their keys.
+        """Return when the peer's hello has arrived: the path works in both directions.
+
+        It does not prove who the peer is, see `authenticated`.
 
         Raises:
             trio.BrokenResourceError: the peer went away or sent something else.

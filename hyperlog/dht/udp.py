@@ -217,4 +217,5 @@ class UDPSocket:
         return stop
 
     def close(self) -> None:
+        trio.lowlevel.notify_closing(self._socket)
         self._socket.close()

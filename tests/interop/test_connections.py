@@ -18,12 +18,12 @@ NETWORKS = ["javascript", "python"]
 
 
 @asynccontextmanager
-async def network(kind: str) -> AsyncIterator[list[Address]]:
+async def network(kind: str, size: int = 4) -> AsyncIterator[list[Address]]:
     if kind == "javascript":
-        async with js_testnet(4) as bootstrap:
+        async with js_testnet(size) as bootstrap:
             yield bootstrap
     else:
-        async with testnet(4) as net:
+        async with testnet(size) as net:
             yield net.bootstrap
 
 
@@ -77,3 +77,73 @@ async def test_javascript_client_reaches_python_server(kind, firewalled, client)
         assert digest.hexdigest() == sent["sha256"]
         assert sizes == {1000}
         assert connection.remote_public_key == source.public_key
+
+
+# Neither side tells its local addresses, and both say that they are behind a NAT.
+PUNCHED = [
+    pytest.param({}, id="fast"),
+    pytest.param({"fastOpen": False}, id="two-rounds"),
+]
+
+
+@pytest.mark.parametrize("connect", PUNCHED)
+@pytest.mark.parametrize("kind", NETWORKS)
+async def test_javascript_client_punches_through_to_python_server(kind, connect):
+    async with (
+        network(kind, 8) as bootstrap,
+        open_dht(bootstrap=bootstrap, host="127.0.0.1", firewalled=True) as dht,
+    ):
+        listener = await dht.listen(share_local_address=False)
+        with trio.fail_after(15):
+            await listener.wait_announced()
+            async with js_echo(
+                "echo",
+                bootstrap,
+                connect_to=listener.public_key,
+                size=5000,
+                dht={"quickFirewall": False},
+                connect={"localConnection": False, **connect},
+            ) as client:
+                connection = await listener.accept()
+                async for message in connection:
+                    await connection.send(message)
+                await connection.aclose()
+                assert (await client.event("received"))["bytes"] == 5000
+        assert connection.path == "punched"
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+async def test_python_client_punches_through_to_javascript_server(kind):
+    async with (
+        network(kind, 8) as bootstrap,
+        js_echo(
+            "echo",
+            bootstrap,
+            dht={"quickFirewall": False},
+            server={"shareLocalAddress": False},
+        ) as server,
+        open_dht(bootstrap=bootstrap, host="127.0.0.1", firewalled=True) as dht,
+    ):
+        with trio.fail_after(15):
+            connection = await dht.connect(server.public_key, local_connection=False)
+            await connection.send(b"through")
+            assert await connection.receive() == b"through"
+            await connection.aclose()
+        assert connection.path == "punched"
+
+
+async def test_python_peers_punch_through():
+    async with (
+        network("python", 8) as bootstrap,
+        open_dht(bootstrap=bootstrap, host="127.0.0.1", firewalled=True) as server,
+        open_dht(bootstrap=bootstrap, host="127.0.0.1", firewalled=True) as client,
+    ):
+        listener = await server.listen(share_local_address=False)
+        await listener.wait_announced()
+        with trio.fail_after(15):
+            connection = await client.connect(listener.public_key, local_connection=False)
+            accepted = await listener.accept()
+            await connection.send(b"through")
+            assert await accepted.receive() == b"through"
+            await connection.aclose()
+        assert connection.path == accepted.path == "punched"
