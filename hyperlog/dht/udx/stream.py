@@ -345,7 +345,7 @@ class UDXStreamCore:
                     # Rule 7. Compat: libudx consumes the data but does not acknowledge it.
                     self._malformed += 1
                     return
-                if self._sender.on_ack(recovery.oldest + advance):
+                if self._sender.on_ack(recovery.oldest + advance) and not self.end_received:
                     self._ack_due = True  # rule 9
             # Rule 8: a packet that was overtaken must not bring back an older window.
             newer = (seq - self._window_seq) & SEQ_MASK
@@ -359,6 +359,8 @@ class UDXStreamCore:
             self._on_sacks(data, offset)
         if flags & (DATA | END):  # rule 12
             self._ack_due = True
+        elif self.end_received:
+            self._finish_if_done()
 
     def _receive_flagged(self, payload: bytes | memoryview, flags: int, seq: int) -> bool:
         """Rules 4 to 6 for everything but plain in-order data; False after a DESTROY."""
