@@ -22,7 +22,8 @@ apt_install() {
     say "installing with apt: $*"
     local -a install=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive
         apt-get install -y -qq --no-install-recommends "$@")
-    "${install[@]}" >&2 || { "${as_root[@]}" apt-get update -qq >&2 && "${install[@]}" >&2; }
+    "${install[@]}" >/dev/null 2>&1 || # a fresh image has no package lists yet
+        { "${as_root[@]}" apt-get update -qq >&2 && "${install[@]}" >/dev/null; }
 }
 
 # The first interpreter that is new enough; $PYTHON goes first.
@@ -63,7 +64,7 @@ install() {
     shift
     wanted=$(digest "$root/pyproject.toml")
     if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
-        say "installing the Python packages"
+        say "pip install $*"
         (cd "$root" && "$python" -m pip install --quiet --disable-pip-version-check "$@" >&2)
         printf '%s\n' "$wanted" >"$stamp"
     fi
