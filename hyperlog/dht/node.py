@@ -265,12 +265,12 @@ class RPCNode:
     @property
     def ephemeral(self) -> bool:
         """Whether others do not keep us in their tables."""
-        return self._core.ephemeral
+        return self._core.identity.ephemeral
 
     @property
     def firewalled(self) -> bool:
         """Whether strangers cannot reach our server socket, as far as we know."""
-        return self._core.firewalled
+        return self._core.identity.firewalled
 
     @property
     def online(self) -> bool:
@@ -280,11 +280,11 @@ class RPCNode:
     @property
     def request_socket(self) -> int:
         """The socket that requests leave from: the client socket while firewalled."""
-        return self._core.socket
+        return self._core.identity.socket
 
     def remote_address(self) -> Address | None:
         """The address at which anybody can reach our server socket, if there is one."""
-        return self._core.remote_address()
+        return self._core.identity.remote_address()
 
     def closest(self, target: bytes) -> list[Address]:
         """Up to 20 nodes of our table, nearest to `target` first."""
@@ -301,7 +301,7 @@ class RPCNode:
 
     def statistics(self) -> RPCStatistics:
         core = self._core
-        nat_host, nat_port = core.nat_address
+        identity = core.identity
         return RPCStatistics(
             nodes=len(core.table),
             bootstrapped=core.bootstrapped,
@@ -309,10 +309,10 @@ class RPCNode:
             bootstrap_failing=core.bootstrap_failing,
             online=core.health.online,
             degraded=core.health.degraded,
-            ephemeral=core.ephemeral,
-            firewalled=core.firewalled,
-            nat_host=nat_host,
-            nat_port=nat_port,
+            ephemeral=identity.ephemeral,
+            firewalled=identity.firewalled,
+            nat_host=identity.nat.host,
+            nat_port=identity.nat.port,
             requests_active=len(core.requests),
             requests_sent=core.requests.total,
             responses=core.requests.responses,

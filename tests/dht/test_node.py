@@ -422,20 +422,22 @@ async def test_names_of_bootstrap_nodes_are_resolved_and_tried_again_until_they_
         assert not node.statistics().bootstrap_failing
 
 
-async def test_an_hour_of_quiet_keeps_the_tables_alive(autojump_clock):
-    async with sim_network() as network:
-        async with open_node(factory=network.host("10.0.0.1"), first=True) as first:
-            async with (
-                open_node(factory=network.host("10.0.0.2"), bootstrap=[first.address]) as second,
-                open_node(factory=network.host("10.0.0.3"), bootstrap=[first.address]) as third,
-            ):
-                await trio.sleep(3600)
-                for node in (first, second, third):
-                    assert node.table_size == 2
-                    assert node.online
-                    assert node.statistics().timeouts == 0
-            await trio.sleep(300)
-            assert first.table_size == 0
+async def test_an_hour_of_quiet_keeps_the_tables_alive_and_the_dead_leave_them(autojump_clock):
+    async with (
+        sim_network() as network,
+        open_node(factory=network.host("10.0.0.1"), first=True) as first,
+    ):
+        async with (
+            open_node(factory=network.host("10.0.0.2"), bootstrap=[first.address]) as second,
+            open_node(factory=network.host("10.0.0.3"), bootstrap=[first.address]) as third,
+        ):
+            await trio.sleep(3600)
+            for node in (first, second, third):
+                assert node.table_size == 2
+                assert node.online
+                assert node.statistics().timeouts == 0
+        await trio.sleep(300)
+        assert first.table_size == 0
 
 
 # -- with JavaScript nodes -------------------------------------------------------------------------

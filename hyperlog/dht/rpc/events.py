@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from hyperlog.dht.compact import Address
 from hyperlog.dht.rpc.messages import Request, Response
 from hyperlog.dht.rpc.query import Query, Reply
-from hyperlog.dht.rpc.requests import PendingRequest
+
+if TYPE_CHECKING:  # requests imports identity, which tells its changes by events
+    from hyperlog.dht.rpc.requests import PendingRequest
 
 __all__ = [
     "AddressChanged",
@@ -33,9 +37,10 @@ class RunningQuery:
     internal: bool
     value: bytes | None
     retries: int
-    pending: dict[Address, PendingRequest]
-    background: bool
-    """one of the core's own (bootstrap, refresh): told to nobody"""
+    on_reply: Callable[[Address], None] | None = None
+    on_end: Callable[[Query, float], None] | None = None
+    """set for the core's own queries (bootstrap, refresh), which become no events"""
+    pending: dict[Address, PendingRequest] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

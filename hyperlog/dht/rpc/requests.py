@@ -15,10 +15,11 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
-from typing import Final
+from typing import Any, Final
 
 from hyperlog.dht.compact import Address
 from hyperlog.dht.errors import LocalProtocolError
+from hyperlog.dht.rpc.identity import Identity
 from hyperlog.dht.rpc.messages import Request, Response
 
 __all__ = [
@@ -52,7 +53,7 @@ class PendingRequest:
     retries: int
     timeout: float
     """seconds for one try"""
-    context: object = None
+    context: Any = None
     """whatever the caller wants to find again in the events"""
     tries: int = 0
     sent_at: float = 0.0
@@ -129,7 +130,9 @@ class CongestionWindow:
 class Requests:
     """All requests in flight of one node, over all its sockets."""
 
-    def __init__(self, random_bytes: Callable[[int], bytes], now: float) -> None:
+    def __init__(
+        self, identity: Identity, random_bytes: Callable[[int], bytes], now: float
+    ) -> None:
         self.responses = 0
         """responses to our requests so far"""
         self.timeouts = 0
@@ -138,6 +141,7 @@ class Requests:
         """tries after the first so far"""
         self.total = 0
         """requests started so far"""
+        self._identity = identity
         self._random_bytes = random_bytes
         self._pending: dict[int, PendingRequest] = {}
         self._outbox: deque[PendingRequest] = deque()
@@ -153,36 +157,40 @@ class Requests:
         return len(self._pending)
 
     @property
-    def is_full(self) -> bool:
-        return len(self._pending) >= MAX_PENDING
+    def room(self) -> int:
+        """How many more requests can be started now."""
+        return MAX_PENDING - len(self._pending)
 
     def start(
         self,
         address: Address,
-        socket: int,
         command: int,
         *,
         internal: bool = False,
-        id: bytes | None = None,
         target: bytes | None = None,
         token: bytes | None = None,
         value: bytes | None = None,
         retries: int = DEFAULT_RETRIES,
         timeout: float = DEFAULT_TIMEOUT,
+        socket: int | None = None,
         context: object = None,
     ) -> PendingRequest:
         """Queue a request; `retries` more tries follow the first when no response comes.
 
+        It leaves from `socket`, by default from the one that the identity says.
+
         Raises:
             LocalProtocolError: MAX_PENDING requests are under way, or a field does not fit.
         """
-        if self.is_full:
+        if not self.room:
             raise LocalProtocolError(f"{MAX_PENDING} requests are under way already")
         # The JavaScript nodes count tids up. Random ones are harder to guess for someone who
         # forges the source address of a response.
         tid = int.from_bytes(self._random_bytes(2), "big")
         while tid in self._pending:
             tid = (tid + 1) & 0xFFFF
+        socket = self._identity.socket if socket is None else socket
+        id = self._identity.id_on(socket)
         message = Request(tid, address, command, internal, id, token, target, value)
         request = PendingRequest(address, socket, tid, message.encode(), retries, timeout, context)
         self._pending[tid] = request

@@ -1,10 +1,12 @@
 import random
+from collections import deque
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hyperlog.dht.errors import LocalProtocolError
+from hyperlog.dht.rpc.identity import Identity
 from hyperlog.dht.rpc.messages import PING, Request, Response, decode_untrusted
 from hyperlog.dht.rpc.requests import (
     MAX_PENDING,
@@ -21,9 +23,14 @@ PEER = ("10.0.0.1", 1000)
 US = ("10.0.0.9", 9)
 
 
+def identity():
+    """An ephemeral node that asks from its client socket, 1."""
+    return Identity(bytes(32), 4000, firewalled=True, events=deque())
+
+
 @pytest.fixture
 def requests():
-    return Requests(random.Random(1).randbytes, 0.0)
+    return Requests(identity(), random.Random(1).randbytes, 0.0)
 
 
 def events(requests):
@@ -48,7 +55,7 @@ def run_until_idle(requests, now=0.0):
 
 
 def test_a_request_leaves_with_its_fields(requests):
-    request = requests.start(PEER, 1, 7, target=b"t" * 32, token=b"k" * 32, value=b"v")
+    request = requests.start(PEER, 7, target=b"t" * 32, token=b"k" * 32, value=b"v")
     [(socket, address, data)] = requests.datagrams_to_send(0.0)
     assert (socket, address) == (1, PEER)
     assert decode_untrusted(data) == Request(
@@ -57,10 +64,25 @@ def test_a_request_leaves_with_its_fields(requests):
     assert requests.datagrams_to_send(0.5) == []
 
 
+def test_the_id_goes_along_only_from_the_server_socket_of_a_persistent_node():
+    ours = identity()
+    requests = Requests(ours, random.Random(1).randbytes, 0.0)
+    ours.own_id = b"i" * 32
+    requests.start(PEER, PING, socket=0)
+    ours.set_ephemeral(False)
+    requests.start(PEER, PING)
+    requests.start(PEER, PING, socket=0)
+    ours.firewalled = False
+    requests.start(PEER, PING)
+    sent = requests.datagrams_to_send(0.0)
+    assert [socket for socket, _, _ in sent] == [0, 1, 0, 0]
+    assert [decode_untrusted(data).id for _, _, data in sent] == [None, None, *[b"i" * 32] * 2]
+
+
 def test_without_an_answer_the_same_bytes_leave_four_times_and_the_request_fails_after_4_s(
     requests,
 ):
-    request = requests.start(PEER, 1, PING, internal=True)
+    request = requests.start(PEER, PING, internal=True)
     sent, seen = run_until_idle(requests)
     assert [time for time, _ in sent] == [0.0, 1.0, 2.0, 3.0]
     assert len({data for _, data in sent}) == 1
@@ -70,14 +92,14 @@ def test_without_an_answer_the_same_bytes_leave_four_times_and_the_request_fails
 
 
 def test_without_retries_one_try_is_all(requests):
-    request = requests.start(PEER, 1, PING, retries=0, timeout=2.5)
+    request = requests.start(PEER, PING, retries=0, timeout=2.5)
     sent, seen = run_until_idle(requests)
     assert [time for time, _ in sent] == [0.0]
     assert seen[-1] == (2.5, TimedOut(request))
 
 
 def test_a_response_from_the_address_asked_ends_the_request(requests):
-    request = requests.start(PEER, 1, PING)
+    request = requests.start(PEER, PING)
     requests.datagrams_to_send(0.0)
     response = Response(request.tid, US)
     assert requests.receive_response(response, PEER, 0, 0.25) is request
@@ -88,7 +110,7 @@ def test_a_response_from_the_address_asked_ends_the_request(requests):
 
 @pytest.mark.parametrize("other", [("10.0.0.1", 1001), ("10.0.0.2", 1000)])
 def test_a_response_from_another_host_or_port_is_ignored(requests, other):
-    request = requests.start(PEER, 1, PING)
+    request = requests.start(PEER, PING)
     requests.datagrams_to_send(0.0)
     assert requests.receive_response(Response(request.tid, US), other, 1, 0.1) is None
     assert requests.receive_response(Response(request.tid ^ 1, US), PEER, 1, 0.1) is None
@@ -97,12 +119,12 @@ def test_a_response_from_another_host_or_port_is_ignored(requests, other):
 
 
 def test_a_response_before_the_request_has_left_is_ignored(requests):
-    request = requests.start(PEER, 1, PING)
+    request = requests.start(PEER, PING)
     assert requests.receive_response(Response(request.tid, US), PEER, 1, 0.0) is None
 
 
 def test_a_response_while_the_retry_waits_ends_the_request_for_good(requests):
-    request = requests.start(PEER, 1, PING)
+    request = requests.start(PEER, PING)
     requests.datagrams_to_send(0.0)
     requests.handle_timer(1.0)
     assert requests.receive_response(Response(request.tid, US), PEER, 1, 1.0) is request
@@ -111,9 +133,9 @@ def test_a_response_while_the_retry_waits_ends_the_request_for_good(requests):
 
 
 def test_a_cancelled_request_sends_nothing_more_and_tells_nothing(requests):
-    waiting = requests.start(PEER, 1, PING)
+    waiting = requests.start(PEER, PING)
     requests.cancel(waiting)
-    flying = requests.start(PEER, 1, PING)
+    flying = requests.start(PEER, PING)
     assert len(requests.datagrams_to_send(0.0)) == 1
     requests.cancel(flying)
     requests.cancel(flying)
@@ -121,14 +143,14 @@ def test_a_cancelled_request_sends_nothing_more_and_tells_nothing(requests):
 
 
 def test_tids_in_flight_are_all_different():
-    requests = Requests(lambda size: b"\xff" * size, 0.0)
-    tids = [requests.start(PEER, 1, PING).tid for _ in range(5)]
+    requests = Requests(identity(), lambda size: b"\xff" * size, 0.0)
+    tids = [requests.start(PEER, PING).tid for _ in range(5)]
     assert tids == [0xFFFF, 0, 1, 2, 3]
 
 
 def test_at_most_max_window_requests_leave_in_one_slot_and_twice_that_in_all(requests):
     for _ in range(400):
-        requests.start(PEER, 1, PING, retries=0, timeout=60.0)
+        requests.start(PEER, PING, retries=0, timeout=60.0)
     assert len(requests.datagrams_to_send(0.0)) == MAX_WINDOW
     assert requests.datagrams_to_send(0.5) == []
     assert requests.get_timer() == WINDOW_SLOT
@@ -137,7 +159,7 @@ def test_at_most_max_window_requests_leave_in_one_slot_and_twice_that_in_all(req
 
 
 def test_responses_make_room_in_the_window(requests):
-    started = [requests.start(PEER, 1, PING) for _ in range(MAX_WINDOW + 5)]
+    started = [requests.start(PEER, PING) for _ in range(MAX_WINDOW + 5)]
     assert len(requests.datagrams_to_send(0.0)) == MAX_WINDOW
     for request in started[:3]:
         requests.receive_response(Response(request.tid, US), PEER, 1, 0.1)
@@ -146,15 +168,15 @@ def test_responses_make_room_in_the_window(requests):
 
 def test_the_queue_is_bounded(requests):
     for _ in range(MAX_PENDING):
-        requests.start(PEER, 1, PING)
-    assert requests.is_full
+        requests.start(PEER, PING)
+    assert requests.room == 0
     with pytest.raises(LocalProtocolError):
-        requests.start(PEER, 1, PING)
+        requests.start(PEER, PING)
 
 
 def test_answered_requests_do_not_pile_up_behind_their_deadlines(requests):
     for _ in range(40_000):
-        request = requests.start(PEER, 1, PING)
+        request = requests.start(PEER, PING)
         requests.datagrams_to_send(0.0)
         requests.receive_response(Response(request.tid, US), PEER, 1, 0.0)
         requests.next_event()
@@ -177,8 +199,8 @@ def test_a_long_pause_empties_the_window():
 @settings(max_examples=30, deadline=None)
 def test_every_request_ends_once_whatever_gets_lost(seed, count):
     rng = random.Random(seed)
-    requests = Requests(rng.randbytes, 0.0)
-    started = [requests.start(PEER, 1, PING, retries=rng.randrange(3)) for _ in range(count)]
+    requests = Requests(identity(), rng.randbytes, 0.0)
+    started = [requests.start(PEER, PING, retries=rng.randrange(3)) for _ in range(count)]
     now, ended, steps = 0.0, [], 0
     while len(requests):
         for _, address, data in requests.datagrams_to_send(now):

@@ -1,0 +1,157 @@
+"""Answers to others: the internal commands, and the replies and relays that users ask for.
+
+Spec: docs/protocol/dht-rpc.md section 4; dht-rpc index.js `_onrequest`, lib/io.js.
+"""
+
+from __future__ import annotations
+
+import struct
+from heapq import heappop, heappush
+from typing import Final
+
+from hyperlog.dht.compact import Address
+from hyperlog.dht.rpc.events import RequestReceived
+from hyperlog.dht.rpc.identity import Identity
+from hyperlog.dht.rpc.messages import (
+    DELAYED_PING,
+    DOWN_HINT,
+    FIND_NODE,
+    INVALID_TOKEN,
+    PING,
+    PING_NAT,
+    UNKNOWN_COMMAND,
+    Request,
+    Response,
+    unpack_address,
+)
+from hyperlog.dht.rpc.neighbours import Neighbours
+from hyperlog.dht.rpc.tickets import Tickets
+
+__all__ = ["PORT", "Responder"]
+
+MAX_PING_DELAY: Final = 10.0  # s
+MAX_DELAYED_PINGS: Final = 256
+
+PORT: Final = struct.Struct("<H")
+DELAY_MS: Final = struct.Struct("<I")
+
+
+class Responder:
+    """Keeps the answers that wait to be sent."""
+
+    def __init__(self, identity: Identity, neighbours: Neighbours, tickets: Tickets) -> None:
+        self._identity = identity
+        self._neighbours = neighbours
+        self._tickets = tickets
+        self._outbox: list[tuple[int, Address, bytes]] = []
+        self._delayed: list[tuple[float, int, RequestReceived]] = []
+        self._delayed_count = 0
+
+    def datagrams_to_send(self) -> list[tuple[int, Address, bytes]]:
+        datagrams, self._outbox = self._outbox, []
+        return datagrams
+
+    def get_timer(self) -> float | None:
+        return self._delayed[0][0] if self._delayed else None
+
+    def handle_timer(self, now: float) -> None:
+        while self._delayed and self._delayed[0][0] <= now:
+            self._pong(heappop(self._delayed)[2], now)
+
+    def refuse_wrong_ticket(self, event: RequestReceived, now: float) -> bool:
+        """Whether the request carried a ticket that is not ours; it has its answer then."""
+        token = event.request.token
+        if token is None or self._tickets.accepts(token, event.address[0], now):
+            return False
+        self.reply(event, None, error=INVALID_TOKEN, now=now)
+        return True
+
+    def answer(self, event: RequestReceived, now: float) -> None:
+        """Answer an internal command; one that lacks what it needs gets no answer."""
+        command = event.request.command
+        if command == PING:
+            self._pong(event, now)
+        elif command == FIND_NODE:
+            if event.request.target is not None:
+                self.reply(event, None, token=False, now=now)
+        elif command == PING_NAT:
+            self._answer_ping_nat(event, now)
+        elif command == DOWN_HINT:
+            value = event.request.value
+            if value is not None and len(value) >= 6:
+                self._neighbours.follow_hint(unpack_address(value[:6]))
+                self._pong(event, now)
+        elif command == DELAYED_PING:
+            self._answer_later(event, now)
+        else:
+            self.reply(event, None, error=UNKNOWN_COMMAND, token=False, now=now)
+
+    def _pong(self, event: RequestReceived, now: float, to: Address | None = None) -> None:
+        self.reply(event, None, token=False, closer_nodes=False, to=to, now=now)
+
+    def _answer_ping_nat(self, event: RequestReceived, now: float) -> None:
+        value = event.request.value
+        if value is not None and len(value) >= PORT.size:
+            (port,) = PORT.unpack_from(value)
+            if port:
+                self._pong(event, now, to=(event.address[0], port))
+
+    def _answer_later(self, event: RequestReceived, now: float) -> None:
+        value = event.request.value
+        if value is None or len(value) < DELAY_MS.size:
+            return
+        delay = DELAY_MS.unpack_from(value)[0] / 1000
+        if delay <= MAX_PING_DELAY and len(self._delayed) < MAX_DELAYED_PINGS:
+            self._delayed_count += 1
+            heappush(self._delayed, (now + delay, self._delayed_count, event))
+
+    def reply(
+        self,
+        event: RequestReceived,
+        value: bytes | None,
+        *,
+        error: int = 0,
+        token: bool = True,
+        closer_nodes: bool = True,
+        to: Address | None = None,
+        socket: int | None = None,
+        now: float,
+    ) -> None:
+        """See RPCCore.reply."""
+        request = event.request
+        to = event.address if to is None else to
+        socket = event.socket if socket is None else socket
+        response = Response(
+            request.tid,
+            to,
+            id=self._identity.id_on(socket),
+            token=self._tickets.issue(to[0], now) if token else None,
+            closer_nodes=self._neighbours.closest(request.target)
+            if closer_nodes and request.target is not None
+            else [],
+            error=error,
+            value=value,
+        )
+        self._outbox.append((socket, to, response.encode()))
+
+    def relay(
+        self,
+        event: RequestReceived,
+        value: bytes | None,
+        to: Address,
+        *,
+        socket: int | None = None,
+    ) -> None:
+        """See RPCCore.relay."""
+        request = event.request
+        socket = event.socket if socket is None else socket
+        message = Request(
+            request.tid,
+            to,
+            request.command,
+            request.internal,
+            id=self._identity.id_on(socket),
+            target=request.target,
+            value=value,
+        )
+        self._outbox.append((socket, to, message.encode()))
