@@ -57,6 +57,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ClientSession", "PendingTrace", "ResumeState", "ServerSession"]
 
+MAX_LOSSES = 1024  # losses remembered until a server has seen them; older ones only count
 MAX_GREETING_SIZE = 64 * 1024  # bytes
 MAX_SESSIONS = 64  # sessions remembered of one key
 MAX_BAD_MESSAGES = 100  # of one connection, then it is to be closed
@@ -79,6 +80,16 @@ class _State(Enum):
     READY = "ready"
 
 
+@dataclass(slots=True)
+class _Loss:
+    """Numbers of records that were given up."""
+
+    first: int
+    last: int
+    count: int
+    """records; more than numbers if some were lost before they had any"""
+
+
 class ClientSession:
     """The client's end. `trace` may be called from any thread, the rest from one thread only."""
 
@@ -99,7 +110,7 @@ class ClientSession:
         self._delivered = -1  # last number that the transport once delivered, or a server showed
         self._confirmed = -1  # the same for the present connection
         self._position = 0  # number that the server expects next
-        self._lost_through = -1
+        self._losses: list[_Loss] = []  # told, or to be told, and not yet seen by a server
         if props is not None:
             self.add_props(props)
 
@@ -126,17 +137,29 @@ class ClientSession:
         self._spool.append((now, trace, self._encoded_props), size)
 
     def drain(self, now: float, limit: int = 256) -> int:
-        """Number and encode up to `limit` traces that were taken in; returns how many."""
-        spool = self._spool
-        overflow = spool.take_overflow()
+        """Record up to `limit` traces that were taken in; returns how many."""
+        overflow = self._spool.take_overflow()
         if overflow:
-            number = spool.next_number
-            self.lost += overflow
-            spool.put(encode_gap(Gap(self.session_id, number, number, overflow, "queue-full"), now))
-        pending = spool.take_pending(limit)
+            self.record_loss(overflow, "queue-full", now)
+        pending = self._spool.take_pending(limit)
         for timestamp, trace, props in pending:
-            spool.put(encode_trace(trace, timestamp, self.session_id, spool.next_number, props))
+            self.record(trace, timestamp, props)
         return len(pending)
+
+    def record(self, trace: Trace, timestamp: float, props: Raw | None = None) -> int:
+        """Encode a trace, give it the next number and keep it; returns the number.
+
+        `timestamp` is the time of the trace, `props` are the client's of that time, from
+        `client_props`.
+        """
+        number = self._spool.next_number
+        return self._spool.put(encode_trace(trace, timestamp, self.session_id, number, props))
+
+    def record_loss(self, count: int, reason: str, now: float) -> int:
+        """Tell the server, in order with the records, that `count` never got a number."""
+        number = self._spool.next_number
+        self._remember_loss(number, number, count)
+        return self._spool.put(encode_gap(Gap(self.session_id, number, number, count, reason), now))
 
     @property
     def unconfirmed(self) -> int:
@@ -176,6 +199,7 @@ class ClientSession:
             if not -1 <= seen < spool.next_number:
                 raise BadGreeting("the server claims to have seen records that were never sent")
             spool.release_through(seen)
+            self._losses = [loss for loss in self._losses if loss.last > seen]
             # Even if more was delivered once: this server has no more.
             self._delivered = self._confirmed = seen
             spool.delivered_through(seen)
@@ -197,16 +221,39 @@ class ClientSession:
             return []
         spool = self._spool
         told: list[bytes] = []
-        missing = spool.send_number - self._position
-        if missing > 0:
-            last = spool.send_number - 1
-            gap = Gap(self.session_id, self._position, last, missing, "buffer-full")
-            told.append(encode_gap(gap, now))
-            self.lost += last - max(self._position - 1, self._lost_through)
-            self._lost_through = last
+        if self._position < spool.send_number:
+            told.append(encode_gap(self._gap_before(spool.send_number), now))
         batch = spool.next_batch(max_bytes)
         self._position = spool.send_number
         return told + batch if told else batch
+
+    def _gap_before(self, number: int) -> Gap:
+        """The gap from what the server expects up to before `number`.
+
+        It takes the place of the losses within: of messages for lost records that were given up
+        themselves, and of what was told in an earlier connection and did not arrive.
+        """
+        first, last = self._position, number - 1
+        count = number - first
+        kept: list[_Loss] = []
+        for loss in self._losses:
+            if first <= loss.last <= last:
+                self.lost -= loss.count
+                before = max(first - loss.first, 0)
+                if before:
+                    kept.append(_Loss(loss.first, first - 1, before))
+                    self.lost += before
+                count += loss.count - (loss.last - loss.first + 1)
+            else:
+                kept.append(loss)
+        self._losses = kept
+        self._remember_loss(first, last, count)
+        return Gap(self.session_id, first, last, count, "buffer-full")
+
+    def _remember_loss(self, first: int, last: int, count: int) -> None:
+        self.lost += count
+        self._losses.append(_Loss(first, last, count))
+        del self._losses[:-MAX_LOSSES]
 
     @property
     def last_sent_number(self) -> int:
@@ -391,7 +438,8 @@ class ServerSession:
             )
         if gap is not None:
             if first < expected:
-                gap.from_number, gap.count = expected, number - expected + 1
+                gap.count = max(1, gap.count - (expected - first))
+                gap.from_number = expected
             lines.append(gap_line(gap, time))
         else:
             if record.props != self._props:
