@@ -23,7 +23,7 @@ class Bottleneck:
         self.bbr = BBR(self.now)
 
     def round(self, lost: int = 0, state: int = OPEN) -> None:
-        """One round trip of what window and pacing allow, told as ten bursts of acknowledgements."""
+        """One round trip of what window and pacing allow, in ten bursts of acknowledgements."""
         flown = min(self.bbr.cwnd, max(MIN_CWND, int(self.bbr.pacing_rate * self.rtt)))
         queueing = max(self.rtt, flown / self.rate)
         prior = self.delivered

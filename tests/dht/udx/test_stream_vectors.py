@@ -1,7 +1,7 @@
 """Replays of recorded scenarios: our core in the place of the JavaScript stream.
 
-What the other side sent is fed at its recorded time, the program's calls are made at the times named
-below, and what our core sends must be the recorded bytes at about the recorded times.
+What the other side sent is fed at its recorded time, the program's calls are made at the times
+named below, and what our core sends must be the recorded bytes at about the recorded times.
 """
 
 import json
