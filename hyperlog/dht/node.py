@@ -535,10 +535,9 @@ class RPCNode:
         self._pump()
         try:
             await waiter.ended.wait()
-        except trio.Cancelled:
-            self._waiters.pop(request, None)
-            self._core.cancel_request(request)
-            raise
+        finally:
+            if self._waiters.pop(request, None) is not None:
+                self._core.cancel_request(request)
         if waiter.destroyed:
             raise RequestDestroyed("the node was closed during the request")
         if waiter.response is None:

@@ -13,6 +13,7 @@ import pytest
 import trio
 import trio.testing
 
+from hyperlog.dht.constants import BOOTSTRAP_SUGGESTED_HOSTS
 from hyperlog.dht.errors import RequestDestroyed, RequestTimeout, TooFewNodes
 from hyperlog.dht.node import IncomingRequest, RPCNode
 from hyperlog.dht.rpc.messages import DELAYED_PING, FIND_NODE, UNKNOWN_COMMAND, node_id
@@ -420,6 +421,42 @@ async def test_names_of_bootstrap_nodes_are_resolved_and_tried_again_until_they_
         await trio.sleep(31)
         assert node.table_size == 1
         assert not node.statistics().bootstrap_failing
+
+
+async def test_public_bootstrap_nodes_are_tried_at_their_known_addresses_before_dns(autojump_clock):
+    names = Names()
+    trio.socket.set_custom_hostname_resolver(names)
+    suggested = BOOTSTRAP_SUGGESTED_HOSTS["node1.hyperdht.org"]
+    async with (
+        sim_network() as network,
+        open_node(factory=network.host(suggested), first=True) as first,
+        open_node(
+            factory=network.host("10.0.0.2"),
+            bootstrap=[("node1.hyperdht.org", first.address[1])],
+        ) as node,
+    ):
+        await node.bootstrapped.wait()
+        assert node.table_size == 1
+        assert names.asked == 0
+
+
+async def test_public_bootstrap_nodes_that_moved_are_found_by_dns(autojump_clock):
+    names = Names()
+    names.known["node1.hyperdht.org"] = "10.0.0.1"
+    trio.socket.set_custom_hostname_resolver(names)
+    async with (
+        sim_network() as network,
+        open_node(factory=network.host("10.0.0.1"), first=True) as first,
+        open_node(
+            factory=network.host("10.0.0.2"),
+            bootstrap=[("node1.hyperdht.org", first.address[1])],
+        ) as node,
+    ):
+        await node.bootstrapped.wait()
+        assert node.table_size == 0
+        await trio.sleep(5)
+        assert names.asked == 1
+        assert node.table_size == 1
 
 
 async def test_an_hour_of_quiet_keeps_the_tables_alive_and_the_dead_leave_them(autojump_clock):

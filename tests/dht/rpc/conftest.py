@@ -15,13 +15,77 @@ from hyperlog.dht.rpc.events import (
     RequestFinished,
     RequestReceived,
 )
-from hyperlog.dht.rpc.messages import UNKNOWN_COMMAND
+from hyperlog.dht.rpc.messages import UNKNOWN_COMMAND, Request, decode_untrusted, node_id
+from hyperlog.dht.rpc.table import distance
+
+US = ("10.0.0.1", 4000)
+PEER = ("10.0.0.2", 2000)
 
 
 @pytest.fixture
 def simulate():
     """The class Simulation: call it with a seed."""
     return Simulation
+
+
+@pytest.fixture
+def make_core():
+    """Makes a node at 10.0.0.1:4000 that waits for its bootstrap nodes."""
+
+    def make(**options):
+        options = {"outside_address": US} | options
+        random_bytes = random.Random(7).randbytes
+        core = RPCCore(random_bytes=random_bytes, server_port=4000, now=0.0, **options)
+        core.start(0.0)
+        assert isinstance(core.next_event(), BootstrapDue)
+        return core
+
+    return make
+
+
+@pytest.fixture
+def core(make_core):
+    """A persistent node at 10.0.0.1:4000 that knows nobody."""
+    core = make_core()
+    core.bootstrap([], 0.0)
+    return core
+
+
+@pytest.fixture
+def events():
+    """All events that a core has to tell."""
+
+    def drain(core):
+        found = []
+        while (event := core.next_event()) is not None:
+            found.append(event)
+        return found
+
+    return drain
+
+
+@pytest.fixture
+def ask():
+    """Sends a core one request; gives its answers as (socket, address, Response)."""
+
+    def send(core, command, *, now=0.0, socket=SERVER_SOCKET, address=PEER, **fields):
+        core.receive_datagram(Request(77, US, command, **fields).encode(), address, socket, now)
+        return [
+            (socket, to, decode_untrusted(data)) for socket, to, data in core.datagrams_to_send(now)
+        ]
+
+    return send
+
+
+@pytest.fixture
+def closest_addresses():
+    """The addresses of simulated nodes nearest to a target."""
+
+    def sort(nodes, target, count=20):
+        addresses = [node.address for node in nodes]
+        return sorted(addresses, key=lambda a: distance(node_id(a), target))[:count]
+
+    return sort
 
 
 class SimNode:

@@ -1,5 +1,8 @@
 import pytest
 
+from hyperlog.dht.rpc.core import CLIENT_SOCKET
+from hyperlog.dht.rpc.events import AddressChanged, PersistenceChanged
+from hyperlog.dht.rpc.messages import node_id
 from hyperlog.dht.rpc.reachability import FirewallTest
 
 US = ("1.1.1.1", 4000)
@@ -38,3 +41,64 @@ def test_a_remapped_port_counts_as_closed():
 
 def test_nobody_to_ask_means_closed():
     assert not verdict(0, [])
+
+
+def test_a_default_node_finds_out_that_it_is_open(simulate):
+    simulation = simulate(10)
+    simulation.network(8)
+    node = simulation.add()
+    simulation.run(10.0)
+    assert not node.core.identity.firewalled
+    assert node.core.identity.ephemeral
+    assert node.core.identity.remote_address() == node.address
+    assert AddressChanged(node.address[0], 4000) in node.events
+
+
+def test_a_default_node_behind_a_firewall_stays_so_and_asks_from_its_client_socket(
+    simulate,
+):
+    simulation = simulate(11)
+    simulation.network(8)
+    node = simulation.add(firewall=True)
+    simulation.run(3600.0 * 3)
+    assert node.core.identity.firewalled
+    assert node.core.identity.ephemeral
+    assert node.core.identity.remote_address() is None
+    assert len(node.core.table) == 8
+    assert {socket for socket, _ in node.contacted} == {CLIENT_SOCKET}
+
+
+def test_a_node_said_to_be_firewalled_never_tests(simulate):
+    simulation = simulate(12)
+    simulation.network(8)
+    node = simulation.add(firewalled=True)
+    simulation.run(7200.0)
+    assert node.core.identity.firewalled
+
+
+def test_an_open_adaptive_node_becomes_persistent_after_twenty_minutes(simulate):
+    simulation = simulate(13)
+    nodes = simulation.network(8)
+    node = simulation.add()
+    simulation.run(1100.0)
+    assert node.core.identity.ephemeral
+    assert not any(other.core.table.get(node_id(node.address)) for other in nodes)
+    simulation.run(300.0)
+    assert node.core.id == node_id(node.address)
+    assert PersistenceChanged(ephemeral=False) in node.events
+    simulation.run(600.0)
+    assert all(other.core.table.get(node_id(node.address)) for other in nodes)
+
+
+def test_a_node_forced_to_be_persistent_tests_itself_at_the_start(simulate):
+    simulation = simulate(14)
+    simulation.network(8)
+    node = simulation.add(ephemeral=False)
+    simulation.run(10.0)
+    assert node.core.id == node_id(node.address)
+    hidden = simulation.add(ephemeral=False, firewall=True)
+    simulation.run(10.0)
+    assert hidden.core.identity.ephemeral
+    hidden.firewall = False  # the operator opens the port
+    simulation.run(400.0)
+    assert hidden.core.id == node_id(hidden.address)
