@@ -167,8 +167,22 @@ class ClientSession:
 
         Records that were given up do not count. Traces not yet drained may count double.
         """
-        oldest = max(self._spool.first_number, self._confirmed + 1)
-        return self._spool.next_number - oldest + self._spool.pending
+        return self._spool.next_number - self.first_unconfirmed + self._spool.pending
+
+    @property
+    def first_unconfirmed(self) -> int:
+        """The lowest number that is kept and may not have reached the server; the next number to be
+        given if there is none. Falls back when a server turns out to have lost records."""
+        return max(self._spool.first_number, self._confirmed + 1)
+
+    @property
+    def first_unconfirmed(self) -> int:
+        """Number of the oldest record that is kept and may not have reached the server.
+
+        The number of the next record if there is none. Goes back when a greeting shows that the
+        server has less than was delivered.
+        """
+        return max(self._spool.first_number, self._confirmed + 1)
 
     # -- connection
 
