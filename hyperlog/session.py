@@ -175,15 +175,6 @@ class ClientSession:
         given if there is none. Falls back when a server turns out to have lost records."""
         return max(self._spool.first_number, self._confirmed + 1)
 
-    @property
-    def first_unconfirmed(self) -> int:
-        """Number of the oldest record that is kept and may not have reached the server.
-
-        The number of the next record if there is none. Goes back when a greeting shows that the
-        server has less than was delivered.
-        """
-        return max(self._spool.first_number, self._confirmed + 1)
-
     # -- connection
 
     def connection_opened(self) -> None:

@@ -1,0 +1,308 @@
+"""The `hyperlog` command: serve, send, testnet, keygen.
+
+stdout carries data, stderr talk. Exit status: 0 done, 1 failed, 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import importlib.metadata
+import json
+import logging
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import trio
+
+from hyperlog.config import (
+    DEFAULT_FOLDER,
+    DEFAULT_HOST,
+    DEFAULT_KEYS,
+    Address,
+    parse_address,
+    parse_public_key,
+)
+from hyperlog.dht import DHTError, testnet
+from hyperlog.errors import ConfigError, HyperlogError
+from hyperlog.keyfile import create_keys
+from hyperlog.sending import send_records
+from hyperlog.server import Server
+from hyperlog.serving import serve
+
+__all__ = ["main"]
+
+EXIT_FAILURE = 1
+EXIT_USAGE = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line `arguments` (default: the process's); the exit status."""
+    parser = build_parser()
+    options = parser.parse_args(arguments)
+    logging.basicConfig(
+        level=[logging.WARNING, logging.INFO, logging.DEBUG][min(options.verbose, 2)],
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    run: Callable[[argparse.Namespace], int] = options.run
+    try:
+        return run(options)
+    except ConfigError as err:
+        parser.print_usage(sys.stderr)
+        return _say_error(err, EXIT_USAGE)
+    except (HyperlogError, DHTError, OSError) as err:
+        return _say_error(err, EXIT_FAILURE)
+    except BaseExceptionGroup as group:
+        # A nursery wraps what ended it; one known reason is told as such.
+        known, others = group.split((HyperlogError, DHTError, OSError))
+        if others is not None or known is None:
+            raise
+        return _say_error(_first(known), EXIT_FAILURE)
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+
+
+def _first(group: BaseException) -> BaseException:
+    while isinstance(group, BaseExceptionGroup):
+        group = group.exceptions[0]
+    return group
+
+
+def _say_error(error: BaseException, status: int) -> int:
+    text = str(error)
+    refused = isinstance(error, OSError) and error.errno in (errno.EADDRINUSE, errno.EACCES)
+    if refused and getattr(error, "filename", None) is None:
+        text = f"the UDP port cannot be used ({text}): choose another --port"
+    print(f"hyperlog: error: {text}", file=sys.stderr)
+    return status
+
+
+# -- the parser
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All sub-commands and their options."""
+    parser = argparse.ArgumentParser(
+        prog="hyperlog", description="Ships traces and logs peer to peer over HyperDHT."
+    )
+    parser.add_argument("--version", action="version", version=f"hyperlog {_version()}")
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument(
+        "-v", "--verbose", action="count", default=0, help="log more to stderr; twice: everything"
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for add in (_add_serve, _add_send, _add_testnet, _add_keygen):
+        add(commands, shared)
+    return parser
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("hyperlog-p2p")
+    except importlib.metadata.PackageNotFoundError:
+        return "(not installed)"
+
+
+def _checked(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """`parse` for argparse, which tells the text of its own error type only."""
+
+    def checked(text: str) -> Any:  # noqa: ANN401 - whatever parse gives
+        try:
+            return parse(text)
+        except ConfigError as err:
+            raise argparse.ArgumentTypeError(str(err)) from None
+
+    return checked
+
+
+def _port(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 0 <= int(text) < 65536:
+        raise ConfigError(f"{text!r} is no UDP port; ports go from 1 to 65535, 0 means any")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds < 1e9:
+        raise ConfigError(f"{text!r} is no number of seconds above 0")
+    return seconds
+
+
+def _size(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 1000:
+        raise ConfigError(f"{text!r} is no number of nodes; 1 to 1000 are possible")
+    return int(text)
+
+
+def _add_bootstrap(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--bootstrap",
+        action="append",
+        type=_checked(parse_address),
+        metavar="HOST:PORT",
+        help="node to join the DHT through; repeatable (default: the public HyperDHT)",
+    )
+
+
+def _add_serve(commands: Any, shared: argparse.ArgumentParser) -> None:  # noqa: ANN401 - private type
+    parser = commands.add_parser("serve", parents=[shared], help="receive traces into log files")
+    parser.add_argument(
+        "--folder", type=Path, default=DEFAULT_FOLDER, help="log files go here (default: ./logs)"
+    )
+    parser.add_argument(
+        "--keys",
+        type=Path,
+        default=DEFAULT_KEYS,
+        metavar="FILE",
+        help="the server's key pair, made if missing (default: ./keys.dat)",
+    )
+    _add_bootstrap(parser)
+    parser.add_argument(
+        "--host", default=DEFAULT_HOST, help="IPv4 address to bind (default: all of them)"
+    )
+    parser.add_argument(
+        "--port", type=_checked(_port), help="UDP port, this one or none (default: any)"
+    )
+    parser.add_argument(
+        "--local",
+        action="store_true",
+        help="be a private network of its own: clients name this server as their bootstrap node",
+    )
+    parser.add_argument("--json", action="store_true", help="events on stdout as JSON lines")
+    parser.set_defaults(run=_serve)
+
+
+def _add_send(commands: Any, shared: argparse.ArgumentParser) -> None:  # noqa: ANN401 - private type
+    parser = commands.add_parser(
+        "send", parents=[shared], help="ship messages to a server and wait until they are delivered"
+    )
+    parser.add_argument(
+        "key",
+        type=_checked(parse_public_key),
+        metavar="KEY",
+        help="the server's key, 64 hex digits",
+    )
+    parser.add_argument(
+        "messages", nargs="*", metavar="MESSAGE", help="default: the lines of standard input"
+    )
+    _add_bootstrap(parser)
+    parser.add_argument(
+        "--keys", type=Path, metavar="FILE", help="key pair to send with, made if missing"
+    )
+    parser.add_argument(
+        "--timeout",
+        type=_checked(_seconds),
+        default=30.0,
+        metavar="SECONDS",
+        help="give up when nothing is delivered for so long (default: 30)",
+    )
+    parser.add_argument("--json", action="store_true", help="print the counts as JSON")
+    parser.set_defaults(run=_send)
+
+
+def _add_testnet(commands: Any, shared: argparse.ArgumentParser) -> None:  # noqa: ANN401 - private type
+    parser = commands.add_parser("testnet", parents=[shared], help="run a private DHT")
+    parser.add_argument(
+        "--size", type=_checked(_size), default=4, help="number of nodes (default: 4)"
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to bind (default: loopback)")
+    parser.add_argument(
+        "--port", type=_checked(_port), default=0, help="port of the first node (default: any)"
+    )
+    parser.set_defaults(run=_testnet)
+
+
+def _add_keygen(commands: Any, shared: argparse.ArgumentParser) -> None:  # noqa: ANN401 - private type
+    parser = commands.add_parser(
+        "keygen", parents=[shared], help="make a key pair and print its public key"
+    )
+    parser.add_argument(
+        "file", nargs="?", type=Path, default=DEFAULT_KEYS, help="new file (default: ./keys.dat)"
+    )
+    parser.set_defaults(run=_keygen)
+
+
+# -- the commands
+
+
+@asynccontextmanager
+async def _until_signal() -> AsyncIterator[None]:
+    """Cancel the body at SIGINT or SIGTERM, and swallow that cancellation."""
+    signals = [signal.SIGINT, signal.SIGTERM]
+    async with trio.open_nursery() as nursery:
+
+        async def watch(*, task_status: trio.TaskStatus[None]) -> None:
+            with trio.open_signal_receiver(*signals) as received:
+                task_status.started()
+                async for _ in received:
+                    nursery.cancel_scope.cancel()
+                    return
+
+        await nursery.start(watch)
+        yield
+        nursery.cancel_scope.cancel()
+
+
+def _serve(options: argparse.Namespace) -> int:
+    server = Server(
+        options.folder,
+        keys=options.keys,
+        bootstrap=options.bootstrap,
+        host=options.host,
+        port=options.port,
+        local=options.local,
+    )
+
+    async def run() -> None:
+        async with _until_signal():
+            await serve(server, as_json=options.json)
+
+    trio.run(run)
+    return 0
+
+
+def _send(options: argparse.Namespace) -> int:
+    delivered = send_records(
+        options.key,
+        options.messages or None,
+        bootstrap=options.bootstrap,
+        keys=options.keys,
+        timeout=options.timeout,
+        as_json=options.json,
+    )
+    return 0 if delivered else EXIT_FAILURE
+
+
+def _testnet(options: argparse.Namespace) -> int:
+    async def run() -> None:
+        async with (
+            _until_signal(),
+            testnet(options.size, host=options.host, port=options.port) as network,
+        ):
+            nodes: list[Address] = network.bootstrap
+            ready = {"bootstrap": [{"host": host, "port": port} for host, port in nodes]}
+            print(json.dumps(ready), flush=True)
+            await trio.sleep_forever()
+
+    trio.run(run)
+    return 0
+
+
+def _keygen(options: argparse.Namespace) -> int:
+    print(create_keys(options.file).public_key.hex())
+    return 0
+
+
+def _exit() -> NoReturn:
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    _exit()

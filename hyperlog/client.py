@@ -1,0 +1,405 @@
+"""The client of an application: hooks the tracers and ships their records, whatever the app is.
+
+    client = Client()
+    client.start("<the server's key, 64 hex digits>")
+
+`start` suits any program: it returns at once, and a daemon thread with a trio loop of its own does
+the work. A trio program can run the client in its own nursery instead:
+
+    async with client.running("<key>"):
+        ...
+
+The application is never blocked by it and never raised into: what goes wrong is logged under
+`hyperlog.client` and told to the callbacks, what cannot be kept is counted and told to the server.
+
+Source: hypertrace-logger client.js; docs/protocol/trace-protocol.md section 3.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import threading
+import time
+import weakref
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Final, Unpack
+
+import trio
+
+from hyperlog.config import ClientConfig, ClientOptions
+from hyperlog.shipper import Shipper
+from hyperlog.spool import DEFAULT_MAX_BYTES
+from hyperlog.trace import (
+    CallSite,
+    Trace,
+    TracedObject,
+    clear_trace_function,
+    set_trace_function,
+)
+from hyperlog.worker import Worker
+
+__all__ = ["Client", "ClientStatistics"]
+
+logger = logging.getLogger("hyperlog.client")
+
+EXIT_TIMEOUT: Final = 1.0  # s that the end of the process may wait for records to be delivered
+CLOSE_TIMEOUT: Final = 1.0  # s that the thread may take to end, of the time that `stop` is given
+
+
+@dataclass(frozen=True, slots=True)
+class ClientStatistics:
+    """One client, now."""
+
+    connected: bool
+    connections: int
+    """greetings received"""
+    waiting: int
+    """records that may not have reached the server yet"""
+    lost: int
+    """records that the server was told it will not get: the buffer had no room for them"""
+    buffered_bytes: int
+    """in use, of `max_buffer_bytes`"""
+
+
+class _State(Enum):
+    NEW = "new"
+    STARTED = "started"
+    STOPPED = "stopped"
+
+
+class Client:
+    """Ships the traces of this process to one server. All methods are safe in any thread."""
+
+    def __init__(self, *, max_buffer_bytes: int = DEFAULT_MAX_BYTES) -> None:
+        """`max_buffer_bytes` bounds what is kept for a server that cannot be reached, and for one
+        that has to be sent again what it lost."""
+        self._max_buffer_bytes = max_buffer_bytes
+        self._lock = threading.Lock()
+        self._state = _State.NEW
+        self._config: ClientConfig | None = None
+        self._shipper: Shipper | None = None
+        self._worker: Worker | None = None
+        self._cancel_run: Callable[[], object] | None = None
+        """ends `run`, in its loop; None without one"""
+        self._put: Callable[[Trace], None] | None = None
+
+    # -- life -------------------------------------------------------------------------------------
+
+    def start(
+        self, server_key: str | bytes | None = None, **options: Unpack[ClientOptions]
+    ) -> None:
+        """Hook the tracers and begin to ship, in a thread of the client's own; returns at once.
+
+        `server_key` is what the server prints when it starts: 64 hex digits, or 32 bytes. The
+        options are those of ClientOptions. A plain `get_initial_props` is called before this
+        returns, so make it an async function if it takes long. Everything else of the application
+        that the options name is called in the client's thread.
+
+        Raises:
+            ConfigError: a malformed key or address, or neither key nor `create_socket`.
+            KeyFileError: the file named by `keys` cannot be used.
+            RuntimeError: started before; a stopped client stays stopped, make another one.
+        """
+        shipper = self._begin(server_key, options, self._start_worker)
+        shipper.load_initial_props()
+        shipper.bell.ring()
+
+    async def run(
+        self,
+        server_key: str | bytes | None = None,
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+        **options: Unpack[ClientOptions],
+    ) -> None:
+        """Do what `start` does in the calling trio task, until cancelled or stopped.
+
+        Raises as `start` does. The tracers are hooked when `task_status.started` is called.
+        """
+        shipper = self._begin(server_key, options, lambda: None)
+        token = trio.lowlevel.current_trio_token()
+        try:
+            with trio.CancelScope() as scope:
+                self._cancel_run = lambda: _soon(token, scope.cancel)
+                shipper.load_initial_props()
+                task_status.started()
+                await shipper.run()
+        finally:
+            self._unhook()
+
+    @asynccontextmanager
+    async def running(
+        self,
+        server_key: str | bytes | None = None,
+        *,
+        timeout: float = 5.0,
+        **options: Unpack[ClientOptions],
+    ) -> AsyncIterator[Client]:
+        """Run the client in the background of a block of a trio program.
+
+        At the end of the block it has `timeout` seconds to deliver what is left; an exception out
+        of the block ends it at once.
+        """
+        async with trio.open_nursery() as nursery:
+
+            async def run(*, task_status: trio.TaskStatus[None]) -> None:
+                await self.run(server_key, task_status=task_status, **options)
+
+            await nursery.start(run)
+            yield self
+            with trio.move_on_after(timeout):
+                await self.wait_flushed()
+            nursery.cancel_scope.cancel()
+
+    def stop(self, timeout: float = 2.0) -> bool:
+        """Stop for good, within `timeout` seconds; True if everything had been delivered.
+
+        The tracers are unhooked first, then what was traced before is delivered as far as time and
+        connection allow.
+        """
+        deadline = time.monotonic() + timeout
+        self._unhook()
+        shipper, worker = self._shipper, self._worker
+        cancel = self._cancel_run if worker is None else worker.cancel
+        if shipper is None or cancel is None:
+            return True
+        if (worker is not None and worker.is_current) or (worker is None and _in_trio()):
+            # In the loop that does the work (a callback, a trio program) nothing can be waited for.
+            delivered = shipper.session.unconfirmed == 0
+        else:
+            delivered = self.flush(max(timeout - CLOSE_TIMEOUT, timeout / 2))
+        cancel()
+        if worker is not None and not worker.is_current:
+            worker.join(max(deadline - time.monotonic(), 0.0))
+        return delivered
+
+    def _begin(
+        self,
+        server_key: str | bytes | None,
+        options: ClientOptions,
+        start: Callable[[], object],
+    ) -> Shipper:
+        config = ClientConfig.checked(server_key, options)
+        with self._lock:
+            if self._state is not _State.NEW:
+                raise RuntimeError(
+                    f"this client has been {self._state.value} already; use another Client"
+                )
+            self._state = _State.STARTED
+            self._config = config
+            shipper = Shipper(config, max_buffer_bytes=self._max_buffer_bytes, start=start)
+            self._shipper = shipper
+            # A bound method is made anew each time, and clear_trace_function compares by equality.
+            self._put = shipper.put_trace
+        set_trace_function(shipper.put_trace)
+        _clients.add(self)
+        return shipper
+
+    def _start_worker(self) -> None:
+        shipper = self._shipper
+        assert shipper is not None
+        worker = Worker("hyperlog", shipper.run)
+        self._worker = worker
+        worker.start()
+
+    def _unhook(self) -> None:
+        with self._lock:
+            self._state = _State.STOPPED
+            put, self._put = self._put, None
+        if put is not None:
+            clear_trace_function(put)
+
+    # -- records ----------------------------------------------------------------------------------
+
+    def add_trace(self, trace: Trace | Mapping[str, Any]) -> None:
+        """Ship a trace that no tracer made: a Trace, or a mapping with the fields of one.
+
+        As a mapping: `id`, `object` {class_name, id, props}, `parent_object` (the same, or None),
+        `caller` {function_name, filename, line, column, props}; the camel case of JavaScript is all
+        right too. What is missing or of a wrong type is replaced, nothing raises.
+        """
+        put = self._put
+        if put is None:
+            return
+        put(trace if isinstance(trace, Trace) else _trace_of(trace))
+
+    def add_props(self, props: Mapping[str, Any]) -> None:
+        """Have `props` go along with all later traces, merged with those given before."""
+        if self._shipper is not None:
+            self._shipper.add_props(props)
+
+    def flush(self, timeout: float | None = 10.0) -> bool:
+        """Wait until everything accepted before this call is delivered; False if it was not.
+
+        Delivered: handed to the peer and acknowledged by its transport. Blocks the calling thread;
+        a trio program awaits `wait_flushed`.
+
+        Raises:
+            RuntimeError: called in the loop that would have to do the work.
+        """
+        shipper, worker = self._shipper, self._worker
+        if shipper is None:
+            return True
+        if worker is not None and worker.is_current:
+            raise RuntimeError("flush would block the client's own thread: call it from another")
+        if worker is None and _in_trio():
+            raise RuntimeError("flush would block the trio loop: await wait_flushed()")
+        done = threading.Event()
+        delivered = False
+
+        def resolve(result: bool) -> None:
+            nonlocal delivered
+            delivered = result
+            done.set()
+
+        shipper.request_flush(resolve)
+        done.wait(timeout)
+        return delivered
+
+    async def wait_flushed(self) -> bool:
+        """`flush` for trio programs: returns when it is decided; limit it by a cancel scope."""
+        if self._shipper is None:
+            return True
+        token = trio.lowlevel.current_trio_token()
+        done = trio.Event()
+        delivered = False
+
+        def resolve(result: bool) -> None:
+            nonlocal delivered
+            delivered = result
+            _soon(token, done.set)
+
+        self._shipper.request_flush(resolve)
+        await done.wait()
+        return delivered
+
+    # -- state ------------------------------------------------------------------------------------
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the client is connected: greeted by the server, and not cut off since."""
+        return self._shipper is not None and self._shipper.connected
+
+    @property
+    def last_connection_error(self) -> Exception | None:
+        """Why the last connection, or attempt at one, failed; None while none has."""
+        return None if self._shipper is None else self._shipper.last_connection_error
+
+    @property
+    def public_key(self) -> bytes | None:
+        """The client's own key, which names its log file at the server; None before the start."""
+        return None if self._config is None else self._config.key_pair.public_key
+
+    def statistics(self) -> ClientStatistics:
+        shipper = self._shipper
+        if shipper is None:
+            return ClientStatistics(False, 0, 0, 0, 0)
+        return ClientStatistics(
+            connected=shipper.connected,
+            connections=shipper.connections,
+            waiting=shipper.session.unconfirmed,
+            lost=shipper.session.lost,
+            buffered_bytes=shipper.buffered_bytes,
+        )
+
+    # -- the process ------------------------------------------------------------------------------
+
+    def _forked(self) -> None:
+        """In a child process: the parent's thread and records are the parent's."""
+        self._lock = threading.Lock()
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.abandon()
+        put, config, before = self._put, self._config, self._shipper
+        if worker is None or put is None or config is None or before is None:
+            # Stopped, or run by a trio loop of the parent's, which does not go on here.
+            self._cancel_run = None
+            self._unhook()
+            return
+        shipper = Shipper(config, max_buffer_bytes=self._max_buffer_bytes, start=self._start_worker)
+        shipper.add_props(before.props)
+        clear_trace_function(put)
+        self._shipper, self._put = shipper, shipper.put_trace
+        set_trace_function(shipper.put_trace)
+
+
+_clients: weakref.WeakSet[Client] = weakref.WeakSet()
+
+
+def _stop_all() -> None:
+    """The process ends: deliver what can be delivered in EXIT_TIMEOUT."""
+    deadline = time.monotonic() + EXIT_TIMEOUT
+    for client in list(_clients):
+        client.stop(max(deadline - time.monotonic(), 0.0))
+
+
+def _forked_all() -> None:
+    for client in list(_clients):
+        client._forked()
+
+
+atexit.register(_stop_all)
+if hasattr(os, "register_at_fork"):  # not on Windows, which cannot fork
+    os.register_at_fork(after_in_child=_forked_all)
+
+
+def _soon(token: trio.lowlevel.TrioToken, call: Callable[[], object]) -> None:
+    try:
+        token.run_sync_soon(call)
+    except trio.RunFinishedError:
+        pass  # the loop has ended, and everything in it
+
+
+def _in_trio() -> bool:
+    try:
+        trio.lowlevel.current_task()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _trace_of(fields: Mapping[str, Any]) -> Trace:
+    """A Trace from a mapping with its fields, in either spelling."""
+
+    def field(mapping: object, *names: str) -> Any:  # noqa: ANN401 - the application's values
+        if isinstance(mapping, Mapping):
+            for name in names:
+                if mapping.get(name) is not None:
+                    return mapping[name]
+        return None
+
+    def text(value: object, default: str) -> str:
+        return value if isinstance(value, str) else default
+
+    def number(value: object) -> int | None:
+        return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+    def props(mapping: object) -> dict[str, Any] | None:
+        value = field(mapping, "props")
+        return dict(value) if isinstance(value, Mapping) else None
+
+    def traced(mapping: object) -> TracedObject:
+        name = text(field(mapping, "class_name", "className"), "object")
+        return TracedObject(name, number(field(mapping, "id")) or 0, props(mapping))
+
+    source = field(fields, "object")
+    parent = field(fields, "parent_object", "parentObject")
+    caller = field(fields, "caller")
+    id = field(fields, "id")
+    return Trace(
+        id if isinstance(id, str) else None,
+        traced(source),
+        props(source),
+        None if parent is None else traced(parent),
+        CallSite(
+            text(field(caller, "function_name", "functionName"), ""),
+            text(field(caller, "filename"), ""),
+            number(field(caller, "line")),
+            number(field(caller, "column")),
+        ),
+        props(caller),
+    )

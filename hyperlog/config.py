@@ -1,0 +1,290 @@
+"""Settings of a server and a client, checked once, before anything runs.
+
+Everything that a person types (addresses, keys) is parsed here, so that a mistake is told where it
+was made and not after a connection was tried with it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeAlias, TypedDict
+
+import trio
+
+from hyperlog.dht import BOOTSTRAP_NODES, KeyPair
+from hyperlog.errors import ConfigError, KeyFileError
+from hyperlog.keyfile import load_or_create_keys
+
+__all__ = [
+    "ClientConfig",
+    "ClientOptions",
+    "ServerConfig",
+    "application_name",
+    "client_keys_path",
+    "parse_address",
+    "parse_bootstrap",
+    "parse_public_key",
+]
+
+logger = logging.getLogger("hyperlog.config")
+
+Address: TypeAlias = tuple[str, int]
+Props: TypeAlias = Mapping[str, Any]
+Channel: TypeAlias = trio.abc.Channel[bytes]
+
+DEFAULT_FOLDER: Final = Path("logs")
+DEFAULT_KEYS: Final = Path("keys.dat")
+DEFAULT_HOST: Final = "0.0.0.0"
+MAX_BOOTSTRAP: Final = 64  # nodes
+MAX_APPLICATION_NAME: Final = 64  # characters
+
+# Here, since `import hyperlog` alone should not cost the import of logging.
+logging.getLogger("hyperlog").addHandler(logging.NullHandler())
+
+_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?\.?")
+_KEY = re.compile(r"[0-9a-fA-F]{64}")
+
+
+def parse_address(text: str) -> Address:
+    """The (host, port) of `HOST:PORT`; the host is an IPv4 address or a name.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    host, colon, port = text.strip().rpartition(":")
+    if not colon or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
+        raise ConfigError(f"{text!r} is no HOST:PORT; write it like 203.0.113.7:49737")
+    if not _HOST.fullmatch(host):
+        raise ConfigError(f"{host!r} is no IPv4 address or host name (HyperDHT runs on IPv4)")
+    return host, int(port)
+
+
+def parse_bootstrap(nodes: Iterable[str | Address]) -> tuple[Address, ...]:
+    """Bootstrap nodes given as `HOST:PORT` or as (host, port).
+
+    Raises:
+        ConfigError: an item is something else, or there are more than MAX_BOOTSTRAP.
+    """
+    if isinstance(nodes, str):
+        nodes = [nodes]
+    parsed = []
+    for node in nodes:
+        if not isinstance(node, str):
+            host, port = node
+            node = f"{host}:{port}"
+        parsed.append(parse_address(node))
+    if len(parsed) > MAX_BOOTSTRAP:
+        raise ConfigError(f"{len(parsed)} bootstrap nodes are too many, {MAX_BOOTSTRAP} at most")
+    return tuple(parsed)
+
+
+def parse_public_key(key: str | bytes) -> bytes:
+    """The 32 bytes of a public key given as such or as 64 hex digits.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    if isinstance(key, bytes | bytearray):
+        if len(key) != 32:
+            raise ConfigError(f"a server key has 32 bytes, got {len(key)}")
+        return bytes(key)
+    if not isinstance(key, str):
+        raise ConfigError(f"a server key is text or bytes, got {type(key).__name__}")
+    text = key.strip()
+    if not _KEY.fullmatch(text):
+        raise ConfigError(
+            f"a server key is the 64 hex digits that the server prints when it starts, got "
+            f"{len(text)} characters" + ("" if len(text) != 64 else ", not all of them hex digits")
+        )
+    return bytes.fromhex(text)
+
+
+def application_name() -> str:
+    """The name of the running program, fit for a folder: from its script or main module."""
+    main = sys.modules.get("__main__")
+    spec = getattr(main, "__spec__", None)
+    name = ""
+    if spec is not None and spec.name:  # python -m package: the script is called __main__.py
+        name = spec.name.removesuffix(".__main__")
+    elif sys.argv and sys.argv[0] not in ("", "-c", "-"):
+        name = Path(sys.argv[0]).stem
+    name = re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._-")[:MAX_APPLICATION_NAME]
+    return name or "python"
+
+
+def client_keys_path(application: str | None = None) -> Path:
+    """Where the key pair of an application is kept, in the user's data directory."""
+    if sys.platform == "win32":
+        folder = os.environ.get("APPDATA")
+        data = Path(folder) if folder else Path.home() / "AppData" / "Roaming"
+    elif sys.platform == "darwin":
+        data = Path.home() / "Library" / "Application Support"
+    else:
+        # The specification of base directories says to ignore a relative path.
+        folder = os.environ.get("XDG_DATA_HOME", "")
+        data = Path(folder) if os.path.isabs(folder) else Path.home() / ".local" / "share"
+    return data / "hyperlog" / (application or application_name()) / "keys.dat"
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """What a server needs to know; made by `ServerConfig.checked`."""
+
+    folder: Path
+    keys: Path | KeyPair
+    bootstrap: tuple[Address, ...]
+    """empty: the node is a network of its own"""
+    host: str
+    """IPv4 address to bind"""
+    port: int | None
+    """UDP port; None for any"""
+
+    @classmethod
+    def checked(
+        cls,
+        *,
+        folder: str | os.PathLike[str] = DEFAULT_FOLDER,
+        keys: str | os.PathLike[str] | KeyPair = DEFAULT_KEYS,
+        bootstrap: Iterable[str | Address] | None = None,
+        host: str = DEFAULT_HOST,
+        port: int | None = None,
+        local: bool = False,
+    ) -> ServerConfig:
+        """Check the settings; None stands for the default.
+
+        Raises:
+            ConfigError: one of them cannot be used, or two exclude each other.
+        """
+        if local and bootstrap:
+            raise ConfigError("a local network has no bootstrap nodes: leave out one of the two")
+        if port is not None and not 0 <= port < 65536:
+            raise ConfigError(f"{port} is no UDP port, ports go from 1 to 65535")
+        if not re.fullmatch(r"(\d{1,3}\.){3}\d{1,3}", host):
+            raise ConfigError(f"{host!r} is no IPv4 address to bind; leave it out for all of them")
+        nodes: tuple[Address, ...] = ()
+        if not local:
+            nodes = tuple(BOOTSTRAP_NODES) if bootstrap is None else parse_bootstrap(bootstrap)
+        return cls(
+            folder=Path(folder),
+            keys=keys if isinstance(keys, KeyPair) else Path(keys),
+            bootstrap=nodes,
+            host=host,
+            port=port or None,
+        )
+
+
+class ClientOptions(TypedDict, total=False):
+    """What `Client.start` and `Client.run` take beside the server's key; all of it optional."""
+
+    bootstrap: Iterable[str | Address] | None
+    """nodes to join the DHT through, `"host:port"` each; default: the public HyperDHT"""
+    key_pair: KeyPair | None
+    """the client's identity; goes before `keys`"""
+    keys: str | os.PathLike[str] | None
+    """file of the client's key pair, made if missing; None makes a fresh pair. By default there is
+    one pair for each application, in the user's data directory"""
+    create_socket: Callable[[], Awaitable[Channel]] | None
+    """gives a connection, in the place of the server's key; awaited under trio, after each loss
+    again"""
+    can_socket_reconnect: Callable[[], bool] | None
+    """asked after each loss and each failed attempt; False ends the client"""
+    ignore_class_names: Iterable[str]
+    """traces of these classes, and of objects whose parent is of one, are left out"""
+    get_initial_props: Callable[[], Props | Awaitable[Props | None] | None] | None
+    """gives props that go along with every trace; a plain function, or an async one for trio.
+    Called once; traces made before it has returned wait for it"""
+    on_open: Callable[[], object] | None
+    """called when the server has greeted"""
+    on_close: Callable[[], object] | None
+    """called when the connection is lost for good"""
+    on_reconnect: Callable[[], object] | None
+    """called when there is no connection and another attempt will be made"""
+    on_connection_error: Callable[[Exception], object] | None
+    """called with the reason of each loss and each failed attempt"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientConfig:
+    """What a client needs to know; made by `ClientConfig.checked`. See ClientOptions."""
+
+    server_key: bytes | None
+    """None with `create_socket`"""
+    bootstrap: tuple[Address, ...]
+    key_pair: KeyPair
+    create_socket: Callable[[], Awaitable[Channel]] | None
+    can_socket_reconnect: Callable[[], bool] | None
+    ignore_class_names: frozenset[str]
+    get_initial_props: Callable[[], Props | Awaitable[Props | None] | None] | None
+    on_open: Callable[[], object] | None
+    on_close: Callable[[], object] | None
+    on_reconnect: Callable[[], object] | None
+    on_connection_error: Callable[[Exception], object] | None
+
+    @classmethod
+    def checked(cls, server_key: str | bytes | None, options: ClientOptions) -> ClientConfig:
+        """Check the options; read or make the key file.
+
+        Raises:
+            ConfigError: a malformed key or address; both or none of `server_key` and
+                `create_socket`.
+            KeyFileError: the key file that was named cannot be used.
+            TypeError: an unknown option, or a callback that cannot be called.
+        """
+        unknown = set(options) - set(ClientOptions.__annotations__)
+        if unknown:
+            raise TypeError(f"a client has no option {min(unknown)!r}")
+        for name in _CALLBACKS:
+            callback = options.get(name)
+            if callback is not None and not callable(callback):
+                raise TypeError(f"{name} is a function, not {type(callback).__name__}")
+        create_socket = options.get("create_socket")
+        if (server_key is None) == (create_socket is None):
+            raise ConfigError("a client needs the server's key, or else create_socket")
+        bootstrap = options.get("bootstrap")
+        ignored = options.get("ignore_class_names", ())
+        return cls(
+            server_key=None if server_key is None else parse_public_key(server_key),
+            bootstrap=tuple(BOOTSTRAP_NODES) if bootstrap is None else parse_bootstrap(bootstrap),
+            key_pair=options.get("key_pair") or _client_keys(options),
+            create_socket=create_socket,
+            can_socket_reconnect=options.get("can_socket_reconnect"),
+            ignore_class_names=frozenset([ignored] if isinstance(ignored, str) else ignored),
+            get_initial_props=options.get("get_initial_props"),
+            on_open=options.get("on_open"),
+            on_close=options.get("on_close"),
+            on_reconnect=options.get("on_reconnect"),
+            on_connection_error=options.get("on_connection_error"),
+        )
+
+
+_CALLBACKS = (
+    "create_socket",
+    "can_socket_reconnect",
+    "get_initial_props",
+    "on_open",
+    "on_close",
+    "on_reconnect",
+    "on_connection_error",
+)
+
+
+def _client_keys(options: ClientOptions) -> KeyPair:
+    if options.get("create_socket") is not None and "keys" not in options:
+        return KeyPair.generate()  # whoever makes the connection has its own identity
+    if "keys" in options:
+        path = options["keys"]
+        return KeyPair.generate() if path is None else load_or_create_keys(path)
+    try:
+        path = client_keys_path()
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return load_or_create_keys(path)
+    except (KeyFileError, OSError, RuntimeError) as err:  # RuntimeError: no home directory
+        # Nobody asked for the file, so an application must not fail for want of it.
+        logger.warning("no key pair is kept for this application, it gets a fresh one: %s", err)
+        return KeyPair.generate()

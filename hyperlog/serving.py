@@ -1,0 +1,109 @@
+"""What `hyperlog serve` does: runs a server and tells how it can be reached."""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from hyperlog.config import Address
+from hyperlog.dht import BOOTSTRAP_NODES
+from hyperlog.keyfile import permission_warning
+from hyperlog.server import Server
+
+__all__ = ["serve"]
+
+ANNOUNCE_PATIENCE: Final = 1.5  # s until the key is printed though it is not announced yet
+WATCH_INTERVAL: Final = 1.0  # s between two looks at the announcement
+
+
+async def serve(server: Server, *, as_json: bool) -> None:
+    """Run a server until cancelled. The first line on stdout is `server started on <key>`.
+
+    With `as_json` stdout carries one JSON object a line instead.
+    """
+    config = server.config
+    warning = permission_warning(config.keys) if isinstance(config.keys, Path) else None
+    if warning is not None:
+        _say(f"warning: {warning}")
+    async with server:
+        with trio.move_on_after(ANNOUNCE_PATIENCE):
+            await server.wait_announced()
+        key = server.public_key.hex()
+        if as_json:
+            host, port = server.address
+            event = {"event": "started", "publicKey": key, "host": host, "port": port}
+            print(json.dumps(event), flush=True)
+        else:
+            print(f"server started on {key}", flush=True)
+        _say(_reachability(server))
+        _say(f"log files: {config.folder.resolve()}")
+        _say(_lines_to_paste(key, server))
+        await _watch_reachability(server)
+
+
+async def _watch_reachability(server: Server) -> None:
+    """Say whenever it changes how clients get here."""
+    said = _reachability(server)
+    while True:
+        await trio.sleep(WATCH_INTERVAL)
+        text = _reachability(server)
+        if text != said:
+            _say(text)
+            said = text
+
+
+def _reachability(server: Server) -> str:
+    here = _text(_own_address(server))
+    if not server.config.bootstrap:
+        return f"a private network of its own: clients reach it with bootstrap {here}"
+    statistics = server.statistics()
+    if statistics.announced_to:
+        nodes = "node" if statistics.announced_to == 1 else "nodes"
+        return f"announced to {statistics.announced_to} DHT {nodes}: clients reach it by its key"
+    return (
+        "no bootstrap node answered, retrying: until then clients on this machine or network "
+        f"reach it with bootstrap {here}"
+    )
+
+
+def _lines_to_paste(key: str, server: Server) -> str:
+    """What to write into an application, with the bootstrap nodes that it needs."""
+    bootstrap: tuple[Address, ...] = server.config.bootstrap
+    if not bootstrap:
+        bootstrap = (_own_address(server),)
+    nodes = [] if bootstrap == tuple(BOOTSTRAP_NODES) else [_text(node) for node in bootstrap]
+    python = f", bootstrap={json.dumps(nodes)}" if nodes else ""
+    javascript = f"{{ bootstrap: {json.dumps(nodes)} }}" if nodes else ""
+    return f"""Python:
+    from hyperlog import Client
+    Client().start("{key}"{python})
+JavaScript:
+    const dht = new (require('hyperdht'))({javascript})
+    const key = Buffer.from('{key}', 'hex')
+    new (require('hypertrace-logger').Client)().start({{ createSocket: () => dht.connect(key) }})"""
+
+
+def _own_address(server: Server) -> Address:
+    """Where clients on this machine or network find the server's node."""
+    host, port = server.address
+    if host != "0.0.0.0":
+        return host, port
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # sends nothing: only asks which address would be used
+            return probe.getsockname()[0], port
+        except OSError:
+            return "127.0.0.1", port
+
+
+def _text(address: Address) -> str:
+    return f"{address[0]}:{address[1]}"
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

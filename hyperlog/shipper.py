@@ -1,0 +1,364 @@
+"""Service: carries one client's records to its server, for as long as it takes.
+
+Theory of operation. Two tasks share a session. The collector numbers what the application has
+traced and makes JSON of it, whether there is a connection or not: the session's spool is what
+bounds the memory. The other task connects, waits for the greeting, sends what the session says the
+server has not seen, and starts over when the connection is lost.
+
+"Delivered" means that the peer's transport has acknowledged the bytes: the protocol knows no
+acknowledgement of records. What the server loses in spite of it (it is killed before it writes) the
+session keeps, and sends again after the next greeting.
+
+Source: hypertrace-logger client.js; docs/protocol/trace-protocol.md sections 1 and 3.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import random
+import secrets
+import threading
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from hyperlog.config import Channel, ClientConfig, Props
+from hyperlog.dht import Connection, DHTError, open_dht
+from hyperlog.doorbell import Doorbell
+from hyperlog.errors import PeerProtocolError
+from hyperlog.session import ClientSession, PendingTrace
+from hyperlog.spool import MemorySpool
+
+if TYPE_CHECKING:
+    from hyperlog.trace import Trace
+
+__all__ = ["Shipper"]
+
+logger = logging.getLogger("hyperlog.client")
+
+BATCH: Final = 256  # traces encoded before other tasks get their turn, about 1 ms
+SEND_BATCH: Final = 256 * 1024  # bytes given to the connection at a time
+CONNECT_TIMEOUT: Final = 30.0  # s for one attempt
+GREETING_TIMEOUT: Final = 10.0  # s from an open connection to the server's first message
+INITIAL_PROPS_TIMEOUT: Final = 30.0  # s that connecting waits for them
+CLOSE_TIMEOUT: Final = 0.5  # s for the peer to confirm the end of a connection
+LIVENESS_INTERVAL: Final = 2.0  # s of silence until the peer is probed
+LIVENESS_TIMEOUT: Final = 5.0  # s of silence until it counts as gone
+MAX_FLUSHES: Final = 1024  # waiting at a time, those that nobody waits for any more included
+FIRST_RETRY: Final = 0.5  # s, at most
+MAX_RETRY: Final = 15.0  # s, at most
+LIVED: Final = 5.0  # s that a connection lasts to count as a success
+
+Resolve = Callable[[bool], object]
+"""Told, in the loop's thread, whether everything that was asked for was delivered."""
+
+
+class Shipper:
+    """One run of a client. `put_trace`, `request_flush` and `add_props` are for any thread."""
+
+    def __init__(
+        self, config: ClientConfig, *, max_buffer_bytes: int, start: Callable[[], object]
+    ) -> None:
+        """`start` is called, in the caller's thread, by the first trace before `run` runs."""
+        self.connected = False
+        """whether the server has greeted and the connection lives"""
+        self.last_connection_error: Exception | None = None
+        self.connections = 0
+        """greetings received"""
+        self.over = False
+        """whether `run` has ended: nothing will be delivered any more"""
+        self.bell = Doorbell(start)
+        self.props: Props = {}
+        """what goes along with every trace"""
+        self._config = config
+        self._ignored = config.ignore_class_names
+        self._spool: MemorySpool[PendingTrace] = MemorySpool(max_buffer_bytes)
+        # As long as JavaScript's Math.random().toString().slice(2); only digits are safe to assume.
+        self.session = ClientSession(str(secrets.randbelow(10**18)), self._spool)
+        self._props_lock = threading.Lock()
+        self._rng = random.Random()
+        self._requests: deque[Resolve] = deque()
+        self._flushes: deque[tuple[int, Resolve]] = deque()
+        self._encoded = trio.lowlevel.ParkingLot()
+        self._written = trio.lowlevel.ParkingLot()
+        self._failures = 0
+        self._sent_through = -1
+        """last number that is queued in the present connection"""
+        self._initial_props: Awaitable[Props | None] | None = None
+
+    # -- in any thread ----------------------------------------------------------------------------
+
+    def put_trace(self, trace: Trace) -> None:
+        """Take a trace; what the tracers call. Never waits."""
+        ignored = self._ignored
+        if ignored:
+            parent = trace.parent_object
+            if trace.source.class_name in ignored or (
+                parent is not None and parent.class_name in ignored
+            ):
+                return
+        self.session.trace(trace, time.time())
+        if self.bell.waiting:
+            self.bell.ring()
+
+    def request_flush(self, resolve: Resolve) -> None:
+        """Have `resolve` called when everything put so far is delivered, or can never be."""
+        self._requests.append(resolve)
+        if self.over:
+            self._resolve_all(False)
+        elif self.bell.waiting:
+            self.bell.ring()
+
+    def add_props(self, props: Props) -> None:
+        """Merge into the props of all later traces."""
+        with self._props_lock:
+            self.props = {**self.props, **props}
+            self.session.add_props(props)
+
+    @property
+    def buffered_bytes(self) -> int:
+        """Memory that records use, as estimated."""
+        return self._spool.size
+
+    def load_initial_props(self) -> None:
+        """Call `get_initial_props`; what it awaits is left for the loop."""
+        function = self._config.get_initial_props
+        if function is None:
+            return
+        try:
+            props = function()
+            if inspect.isawaitable(props):
+                self._initial_props = props
+            elif props:
+                self.add_props(props)
+        except Exception:  # the application's function
+            logger.exception("get_initial_props failed; the records go without its props")
+
+    # -- the loop ---------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Ship until cancelled, or until `can_socket_reconnect` says no."""
+        self.bell.attach()
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._collect)
+                await self._await_initial_props()
+                await self._stay_connected()
+                nursery.cancel_scope.cancel()
+        finally:
+            self.over = True
+            self.bell.detach()
+            self._resolve_all(False)
+
+    async def _await_initial_props(self) -> None:
+        awaitable, self._initial_props = self._initial_props, None
+        if awaitable is None:
+            return
+        with trio.move_on_after(INITIAL_PROPS_TIMEOUT) as scope:
+            try:
+                props = await awaitable
+                if props:
+                    self.add_props(props)
+            except Exception:  # the application's function
+                logger.exception("get_initial_props failed; the records go without its props")
+        if scope.cancelled_caught:
+            logger.warning("get_initial_props took over %g s: cancelled", INITIAL_PROPS_TIMEOUT)
+
+    # -- collecting -------------------------------------------------------------------------------
+
+    def _has_work(self) -> bool:
+        return bool(self._spool.pending or self._requests)
+
+    async def _collect(self) -> None:
+        while True:
+            requests = len(self._requests)
+            numbered = self._spool.next_number
+            drained = self.session.drain(time.time(), BATCH)
+            if self._spool.next_number > numbered:
+                self._encoded.unpark_all()
+            if drained < BATCH:
+                # The queue was empty after the requests had come: all they mean has a number now.
+                for _ in range(requests):
+                    self._flushes.append((self._spool.next_number, self._requests.popleft()))
+                while len(self._flushes) > MAX_FLUSHES:
+                    self._flushes.popleft()[1](False)
+                self._resolve_delivered()
+                await self.bell.wait(self._has_work)
+            else:
+                await trio.lowlevel.checkpoint()
+
+    def _resolve_delivered(self) -> None:
+        while self._flushes and self._flushes[0][0] <= self.session.first_unconfirmed:
+            self._flushes.popleft()[1](True)
+
+    def _resolve_all(self, delivered: bool) -> None:
+        for _, resolve in self._flushes:
+            resolve(delivered)
+        self._flushes.clear()
+        while self._requests:
+            self._requests.popleft()(delivered)
+
+    # -- connecting -------------------------------------------------------------------------------
+
+    async def _stay_connected(self) -> None:
+        config = self._config
+        if config.create_socket is not None:
+            await self._reconnect_for_ever(config.create_socket)
+            return
+        assert config.server_key is not None
+        server_key = config.server_key
+        while True:
+            try:
+                async with open_dht(bootstrap=config.bootstrap, key_pair=config.key_pair) as dht:
+                    await self._reconnect_for_ever(lambda: dht.connect(server_key))
+                    return
+            except Exception as err:  # no socket to be had, or the node failed: make another one
+                if not await self._wait_to_retry(err):
+                    return
+
+    async def _reconnect_for_ever(self, connect: Callable[[], Awaitable[Channel]]) -> None:
+        while True:
+            error: Exception | None = None
+            try:
+                with trio.fail_after(CONNECT_TIMEOUT):
+                    connection = await connect()
+                error = await self._use(connection)
+            except Exception as err:  # create_socket is the application's and may raise anything
+                error = err
+            if not await self._wait_to_retry(error):
+                return
+
+    async def _wait_to_retry(self, error: Exception | None) -> bool:
+        """Report what happened, wait; False when there is to be no other attempt."""
+        if error is not None:
+            self.last_connection_error = error
+            logger.info("no connection: %s", error)
+            self._call(self._config.on_connection_error, error)
+        if not self._may_reconnect():
+            self._call(self._config.on_close)
+            return False
+        self._call(self._config.on_reconnect)
+        limit = min(FIRST_RETRY * 2.0 ** min(self._failures, 16), MAX_RETRY)
+        self._failures += 1
+        await trio.sleep(limit * self._rng.uniform(0.5, 1.0))
+        return True
+
+    def _may_reconnect(self) -> bool:
+        ask = self._config.can_socket_reconnect
+        if ask is None:
+            return True
+        try:
+            return bool(ask())
+        except Exception:  # the application's function
+            logger.exception("can_socket_reconnect failed; taken as yes")
+            return True
+
+    def _call(self, callback: Callable[..., object] | None, *arguments: object) -> None:
+        if callback is None:
+            return
+        try:
+            callback(*arguments)
+        except Exception:  # the application's function
+            logger.exception("a callback of the application failed")
+
+    # -- one connection ---------------------------------------------------------------------------
+
+    async def _use(self, channel: Channel) -> Exception | None:
+        """Ship over one connection; why it ended, None when the server ended it in order."""
+        link = channel if isinstance(channel, Connection) else _Link(channel)
+        opened_at = trio.current_time()
+        self.session.connection_opened()
+        self._sent_through = -1
+        try:
+            with trio.fail_after(GREETING_TIMEOUT):
+                self.session.receive_message(await link.receive())
+            self._resolve_delivered()
+            if isinstance(link, Connection):
+                link.set_liveness(LIVENESS_INTERVAL, LIVENESS_TIMEOUT)
+            self.connected = True
+            self.connections += 1
+            self._call(self._config.on_open)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._send, link)
+                nursery.start_soon(self._watch_delivery, link)
+                error = await self._listen(link)
+                nursery.cancel_scope.cancel()
+            return error
+        except trio.EndOfChannel:
+            return None
+        except trio.TooSlowError:
+            return ConnectionError(
+                f"no greeting within {GREETING_TIMEOUT:g} s: is it a log server?"
+            )
+        except PeerProtocolError as err:
+            return err
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as err:
+            return _reason(err)
+        finally:
+            self.connected = False
+            self.session.connection_closed()
+            if trio.current_time() - opened_at >= LIVED:
+                self._failures = 0
+            with trio.move_on_after(CLOSE_TIMEOUT, shield=True):
+                await link.aclose()
+
+    async def _listen(self, link: Connection | _Link) -> Exception | None:
+        try:
+            while True:
+                self.session.receive_message(await link.receive())
+        except trio.EndOfChannel:
+            return None
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as err:
+            return _reason(err)
+
+    async def _send(self, link: Connection | _Link) -> None:
+        try:
+            while True:
+                messages = self.session.messages_to_send(SEND_BATCH, time.time())
+                if messages:
+                    await link.send_many(messages)
+                    self._sent_through = self.session.last_sent_number
+                    self._written.unpark_all()
+                else:
+                    await self._encoded.park()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # the listening task gets the reason
+
+    async def _watch_delivery(self, link: Connection | _Link) -> None:
+        try:
+            while True:
+                number = self._sent_through
+                if self.session.first_unconfirmed > number:
+                    await self._written.park()
+                    continue
+                await link.wait_acknowledged()
+                self.session.transport_confirmed(number)
+                self._resolve_delivered()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # the listening task gets the reason
+
+
+class _Link:
+    """Any `trio.abc.Channel[bytes]` with the further methods of a Connection that are used here."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self.receive = channel.receive
+        self.aclose = channel.aclose
+
+    async def send_many(self, messages: list[bytes]) -> None:
+        for message in messages:
+            await self._channel.send(message)
+
+    async def wait_acknowledged(self) -> None:
+        """What was sent counts as delivered: the channel cannot tell."""
+        await trio.lowlevel.checkpoint()
+
+
+def _reason(error: Exception) -> Exception:
+    """The DHT's own error, which has a code, where there is one below trio's."""
+    return error.__cause__ if isinstance(error.__cause__, DHTError) else error
