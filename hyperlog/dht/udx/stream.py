@@ -347,13 +347,8 @@ class UDXStreamCore:
                     return
                 if self._sender.on_ack(recovery.oldest + advance) and not self.end_received:
                     self._ack_due = True  # rule 9
-            # Rule 8: a packet that was overtaken must not bring back an older window.
-            newer = (seq - self._window_seq) & SEQ_MASK
-            if newer < HALF and (newer or (ack - self._window_ack) & SEQ_MASK < HALF):
-                self._window_seq = seq
-                self._window_ack = ack
-                if rwnd != self._sender.peer_rwnd:
-                    self._sender.on_window(rwnd)
+            if rwnd != self._sender.peer_rwnd or seq != self._window_seq or ack != self._window_ack:
+                self._take_window(rwnd, seq, ack)
         if flags & SACK:
             self._sacks_in += 1
             self._on_sacks(data, offset)
@@ -407,6 +402,24 @@ class UDXStreamCore:
         self._messages_in += 1
         self._message_bytes_in += size
         self._events.append(MessageReceived(bytes(payload)))
+
+    def _take_window(self, rwnd: int, seq: int, ack: int) -> None:
+        """Rule 8: a packet that was overtaken must not bring back an older window.
+
+        Among packets with equal seq and ack the order is unknown. There only a smaller window
+        counts, or the first one after a closed window: other growth comes with a later
+        acknowledgement. libudx takes them all, which is safe for windows that never shrink.
+        """
+        newer_seq = (seq - self._window_seq) & SEQ_MASK
+        newer_ack = (ack - self._window_ack) & SEQ_MASK
+        if newer_seq >= HALF or (not newer_seq and newer_ack >= HALF):
+            return
+        sender = self._sender
+        if newer_seq or newer_ack or rwnd < sender.peer_rwnd or not sender.peer_rwnd:
+            self._window_seq = seq
+            self._window_ack = ack
+            if rwnd != sender.peer_rwnd:
+                sender.on_window(rwnd)
 
     def _on_sacks(self, data: bytes | memoryview, offset: int) -> None:
         """Rule 10: blocks outside of what is in flight are skipped.
