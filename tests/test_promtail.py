@@ -18,6 +18,8 @@ import pytest
 import trio
 import yaml
 
+from hyperlog.sinks.files import CHECK_INTERVAL, FileSink
+
 FOLDER = Path(__file__).parent.parent / "promtail"
 
 TRACE_LINE = {
@@ -349,34 +351,35 @@ async def arrived(out, count):
 
 
 class LogWriter:
-    """Writes trace lines as the server does: whole lines, appended, rotated by renaming."""
+    """One client's lines in the server's sink, and a logrotate that renames the file."""
 
     def __init__(self, folder, key):
-        self.path = folder / f"{key}.log"
+        self.sink = FileSink(folder)
+        self.key = bytes.fromhex(key)
+        self.path = self.sink.path(self.key)
+        self.now = 0.0
         self.rotations = 0
         self.written = []
-        self.descriptor = self._open()
-
-    def _open(self):
-        return os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
 
     def write(self, count, padding=0):
-        for _ in range(count):
-            number = len(self.written)
+        lines = []
+        for number in range(len(self.written), len(self.written) + count):
             line = TRACE_LINE | {"traceNumber": number, "userId": self.path.name[:8]}
             line["caller"] = line["caller"] | {"props": {"text": "Jørgen \u2028" + "x" * padding}}
-            data = json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode()
-            assert os.write(self.descriptor, data + b"\n") == len(data) + 1
-            self.written.append(data)
+            lines.append(json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode())
+        self.sink.write(self.key, lines, self.now)
+        self.written += lines
 
     def rotate(self):
-        os.close(self.descriptor)
         self.rotations += 1
         self.path.rename(self.path.with_name(f"{self.path.name}.{self.rotations}"))
-        self.descriptor = self._open()
+
+    def notice(self):
+        """Let the time pass after which the sink begins the new file."""
+        self.now += CHECK_INTERVAL
 
     def close(self):
-        os.close(self.descriptor)
+        self.sink.close()
 
 
 @pytest.mark.tailer
@@ -385,13 +388,16 @@ async def test_a_tailer_gets_every_line_once_across_growth_and_rotation(tmp_path
     logs.mkdir()
     writers = [LogWriter(logs, key) for key in KEYS[:2]]
     writers[0].write(300)  # before the tailer runs
+    writers[1].write(1)
     async with running_rsyslogd(rsyslogd, tmp_path, logs) as out:
-        await arrived(out, 300)
+        await arrived(out, 301)  # no tailer could know of a file that is renamed before it looks
         for _ in range(3):
             for writer in writers:
                 writer.write(100)
                 await trio.lowlevel.checkpoint()
                 writer.rotate()
+                writer.write(30)  # still into the renamed file
+                writer.notice()
                 writer.write(50)
             await arrived(out, sum(len(writer.written) for writer in writers))
         writers.append(LogWriter(logs, KEYS[2]))  # a client that comes later
