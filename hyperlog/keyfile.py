@@ -13,8 +13,7 @@ import os
 import stat
 from pathlib import Path
 
-from hyperlog.dht.errors import LocalProtocolError
-from hyperlog.dht.keys import KeyPair
+from hyperlog.dht import DHTError, KeyPair
 from hyperlog.errors import KeyFileError
 
 __all__ = ["create_keys", "load_keys", "load_or_create_keys", "permission_warning"]
@@ -52,12 +51,13 @@ def load_keys(path: str | os.PathLike[str]) -> KeyPair:
         raise KeyFileError(f"the key file {path} holds no JSON object; {restore}")
     public_key = _key(path, fields, "publicKey", 32, restore)
     secret_key = _key(path, fields, "secretKey", 64, restore)
+    mismatch = KeyFileError(f"publicKey in {path} does not belong to its secretKey; {restore}")
+    if secret_key[32:] != public_key:
+        raise mismatch  # its second half goes into every signature
     try:
         return KeyPair(public_key, secret_key)
-    except LocalProtocolError:
-        raise KeyFileError(
-            f"publicKey in {path} does not belong to its secretKey; {restore}"
-        ) from None
+    except DHTError:
+        raise mismatch from None
 
 
 def create_keys(path: str | os.PathLike[str], key_pair: KeyPair | None = None) -> KeyPair:
