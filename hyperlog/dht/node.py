@@ -7,11 +7,10 @@ here. What the user commands mean is not known here: see `on_request`.
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -20,8 +19,10 @@ from typing import Final
 import trio
 
 from hyperlog.dht.compact import Address
-from hyperlog.dht.constants import BOOTSTRAP_NODES, BOOTSTRAP_SUGGESTED_HOSTS
-from hyperlog.dht.errors import DHTError, RequestDestroyed, RequestTimeout, TooFewNodes
+from hyperlog.dht.constants import BOOTSTRAP_NODES
+from hyperlog.dht.errors import RequestDestroyed, RequestTimeout
+from hyperlog.dht.lookups import QueryReplies, QueryResult, commit_to_all
+from hyperlog.dht.resolver import known_addresses, resolve
 from hyperlog.dht.rpc.core import QUERY_RETRIES, SERVER_SOCKET, RPCCore
 from hyperlog.dht.rpc.events import (
     AddressChanged,
@@ -37,7 +38,7 @@ from hyperlog.dht.rpc.events import (
     RunningQuery,
 )
 from hyperlog.dht.rpc.messages import PING, UNKNOWN_COMMAND, Response
-from hyperlog.dht.rpc.query import DEFAULT_CONCURRENCY, MAX_SEEN, Query, Reply
+from hyperlog.dht.rpc.query import DEFAULT_CONCURRENCY, Reply
 from hyperlog.dht.rpc.requests import DEFAULT_RETRIES, DEFAULT_TIMEOUT, PendingRequest
 from hyperlog.dht.sockets import Sockets
 
@@ -52,7 +53,6 @@ __all__ = [
 
 logger = logging.getLogger("hyperlog.dht.node")
 
-RESOLVE_TIMEOUT: Final = 5.0  # s for all names of one bootstrap attempt
 SLEPT_OVER: Final = 15.0  # s that the wall clock may gain on trio's clock before we call it sleep
 
 
@@ -60,8 +60,10 @@ class IncomingRequest:
     """A user command from another node; answer it once, now or later, or not at all."""
 
     __slots__ = (
+        "_clock",
+        "_core",
         "_event",
-        "_node",
+        "_pump",
         "address",
         "command",
         "id",
@@ -74,7 +76,9 @@ class IncomingRequest:
 
     def __init__(self, node: RPCNode, event: RequestReceived) -> None:
         request = event.request
-        self._node = node
+        self._core = node._core
+        self._clock = node._clock
+        self._pump = node._pump
         self._event = event
         self.address = event.address
         self.socket = event.socket
@@ -104,7 +108,7 @@ class IncomingRequest:
         Raises:
             LocalProtocolError: a field does not fit.
         """
-        self._node._reply(
+        self._core.reply(
             self._event,
             value,
             error=error,
@@ -112,28 +116,20 @@ class IncomingRequest:
             closer_nodes=closer_nodes,
             to=to,
             socket=socket,
+            now=self._clock(),
         )
+        self._pump()
 
     def relay(self, value: bytes | None, to: Address, *, socket: int | None = None) -> None:
-        """Pass the request on to `to` with another value; it keeps its tid, so that the answer's
-        recipient can tell what it belongs to.
+        """Pass the request on to `to` with another value.
+
+        It keeps its tid, so that whoever gets the answer can tell what it belongs to.
 
         Raises:
             LocalProtocolError: a field does not fit.
         """
-        self._node._relay(self._event, value, to, socket=socket)
-
-
-@dataclass(frozen=True, slots=True)
-class QueryResult:
-    """The end of a query."""
-
-    closest_replies: Sequence[Reply]
-    """Answers of the nodes with an id that are nearest to the target, nearest first; at most 20."""
-    closest_nodes: Sequence[Address]
-    """Their addresses: a good start for the next query."""
-    successes: int
-    errors: int
+        self._core.relay(self._event, value, to, socket=socket)
+        self._pump()
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,40 +168,6 @@ class _Waiter:
         self.destroyed = False
 
 
-class QueryReplies:
-    """The replies of a running query, one by one as they come in; see RPCNode.query_replies."""
-
-    def __init__(self) -> None:
-        self._send, self._receive = trio.open_memory_channel[Reply](MAX_SEEN)
-        self._destroyed = False
-        self.result: QueryResult | None = None
-        """Set when the iteration has ended."""
-
-    def __aiter__(self) -> QueryReplies:
-        return self
-
-    async def __anext__(self) -> Reply:
-        try:
-            return await self._receive.receive()
-        except trio.EndOfChannel:
-            if self._destroyed:
-                raise RequestDestroyed("the node was closed during the query") from None
-            raise StopAsyncIteration from None
-
-    def _finish(self, state: Query) -> None:
-        self.result = QueryResult(
-            tuple(state.closest_replies),
-            tuple(state.closest_nodes),
-            state.successes,
-            state.errors,
-        )
-        self._send.close()
-
-    def _destroy(self) -> None:
-        self._destroyed = True
-        self._send.close()
-
-
 class RPCNode:
     """One DHT node on its sockets; alive while `run` runs.
 
@@ -235,7 +197,7 @@ class RPCNode:
         self.on_network_change: Callable[[], None] = lambda: None
         """Called when our address, our reachability or the network's health has changed."""
         self._sockets = sockets
-        self._bootstrap_names = tuple(bootstrap)
+        self._bootstrap_nodes = tuple(bootstrap)
         self._clock = clock
         self._core = RPCCore(
             random_bytes=random_bytes,
@@ -255,7 +217,7 @@ class RPCNode:
         self._queries: dict[RunningQuery, QueryReplies] = {}
         self._callback_failures = 0
 
-    # -- state --------------------------------------------------------------------------------
+    # -- state -------------------------------------------------------------------------------------
 
     @property
     def id(self) -> bytes | None:
@@ -323,7 +285,7 @@ class RPCNode:
             callback_failures=self._callback_failures,
         )
 
-    # -- life ---------------------------------------------------------------------------------
+    # -- life --------------------------------------------------------------------------------------
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Take part in the network until cancelled; requests under way then fail."""
@@ -362,7 +324,7 @@ class RPCNode:
             waiter.ended.set()
         self._waiters.clear()
         for replies in self._queries.values():
-            replies._destroy()
+            replies.destroy()
         self._queries.clear()
 
     def _receive_batch(self, batch: list[tuple[bytes, Address, int]]) -> None:
@@ -401,11 +363,11 @@ class RPCNode:
                     waiter.ended.set()
             case QueryReplied():
                 if event.query in self._queries:
-                    self._queries[event.query]._send.send_nowait(event.reply)
+                    self._queries[event.query].put(event.reply)
             case QueryFinished():
                 replies = self._queries.pop(event.query, None)
                 if replies is not None:
-                    replies._finish(event.query.state)
+                    replies.finish(event.query.state)
             case BootstrapDue():
                 self._begin_bootstrap()
             case Bootstrapped():
@@ -425,76 +387,27 @@ class RPCNode:
             logger.exception("a request from %s:%d failed", *event.address)
             return
         if not handled:
-            self._reply(event, None, error=UNKNOWN_COMMAND, token=False)
+            now = self._clock()
+            self._core.reply(event, None, error=UNKNOWN_COMMAND, token=False, now=now)
 
-    def _reply(
-        self,
-        event: RequestReceived,
-        value: bytes | None,
-        *,
-        error: int = 0,
-        token: bool = True,
-        closer_nodes: bool = True,
-        to: Address | None = None,
-        socket: int | None = None,
-    ) -> None:
-        self._core.reply(
-            event,
-            value,
-            error=error,
-            token=token,
-            closer_nodes=closer_nodes,
-            to=to,
-            socket=socket,
-            now=self._clock(),
-        )
-        self._pump()
-
-    def _relay(
-        self, event: RequestReceived, value: bytes | None, to: Address, *, socket: int | None
-    ) -> None:
-        self._core.relay(event, value, to, socket=socket)
-        self._pump()
-
-    # -- bootstrap ----------------------------------------------------------------------------
+    # -- bootstrap ---------------------------------------------------------------------------------
 
     def _begin_bootstrap(self) -> None:
-        addresses: list[Address] = []
-        names: list[Address] = []
-        for host, port in self._bootstrap_names:
-            if _is_ipv4(host):
-                addresses.append((host, port))
-                continue
-            suggested = BOOTSTRAP_SUGGESTED_HOSTS.get(host)
-            if suggested is not None:
-                addresses.append((suggested, port))
-            # DNS may be slow or absent: it is asked when there is no other way.
-            if suggested is None or self._core.bootstrap_failing:
-                names.append((host, port))
+        addresses, names = known_addresses(self._bootstrap_nodes)
+        # Name services may be slow or absent: they are asked when there is no other way.
+        if self._core.bootstrap_failing:
+            names = list(self._bootstrap_nodes)
         if names and self._nursery is not None:
-            self._nursery.start_soon(self._resolve_and_bootstrap, names, addresses)
+            self._nursery.start_soon(self._resolve_and_bootstrap, addresses, names)
         else:
             self._core.bootstrap(addresses, self._clock())
 
-    async def _resolve_and_bootstrap(self, names: list[Address], addresses: list[Address]) -> None:
-        async def resolve(host: str, port: int) -> None:
-            try:
-                found = await trio.socket.getaddrinfo(
-                    host, port, trio.socket.AF_INET, trio.socket.SOCK_DGRAM
-                )
-            except OSError as err:
-                logger.debug("bootstrap node %s does not resolve: %s", host, err)
-                return
-            addresses.append((str(found[0][4][0]), port))
-
-        with trio.move_on_after(RESOLVE_TIMEOUT):
-            async with trio.open_nursery() as nursery:
-                for host, port in names:
-                    nursery.start_soon(resolve, host, port)
+    async def _resolve_and_bootstrap(self, addresses: list[Address], names: list[Address]) -> None:
+        addresses = list(dict.fromkeys([*addresses, *await resolve(names)]))
         self._core.bootstrap(addresses, self._clock(), unresolved=not addresses)
         self._pump()
 
-    # -- requests and queries -----------------------------------------------------------------
+    # -- requests and queries ----------------------------------------------------------------------
 
     async def request(
         self,
@@ -591,7 +504,7 @@ class RPCNode:
                     on_reply(reply)
         assert replies.result is not None
         if commit is not None:
-            await _commit(commit, replies.result.closest_replies)
+            await commit_to_all(commit, replies.result.closest_replies)
         return replies.result
 
     @asynccontextmanager
@@ -633,37 +546,7 @@ class RPCNode:
         finally:
             if self._queries.pop(query, None) is not None:
                 self._core.cancel_query(query)
-            replies._receive.close()
-
-
-async def _commit(commit: Callable[[Reply], Awaitable[object]], replies: Sequence[Reply]) -> None:
-    succeeded = 0
-    errors: list[DHTError] = []
-
-    async def one(reply: Reply) -> None:
-        nonlocal succeeded
-        try:
-            await commit(reply)
-        except DHTError as err:
-            errors.append(err)
-        else:
-            succeeded += 1
-
-    async with trio.open_nursery() as nursery:
-        for reply in replies:
-            nursery.start_soon(one, reply)
-    if not succeeded:
-        raise TooFewNodes(
-            f"none of {len(replies)} nodes took it: is this node connected to the network?"
-        ) from (errors[0] if errors else None)
-
-
-def _is_ipv4(host: str) -> bool:
-    try:
-        ipaddress.IPv4Address(host)
-    except ipaddress.AddressValueError:
-        return False
-    return True
+            replies.close()
 
 
 def _wall_clock() -> float:

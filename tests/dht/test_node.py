@@ -477,6 +477,35 @@ async def test_an_hour_of_quiet_keeps_the_tables_alive_and_the_dead_leave_them(a
         assert first.table_size == 0
 
 
+async def test_after_the_machine_slept_the_node_looks_around_again(autojump_clock, monkeypatch):
+    slept = 0.0
+    # trio's clock, like CLOCK_MONOTONIC, does not count the time asleep; this one does.
+    monkeypatch.setattr(
+        "hyperlog.dht.node._wall_clock", lambda: trio.current_time() + slept, raising=True
+    )
+    changes = []
+    async with (
+        sim_network() as network,
+        open_node(factory=network.host("10.0.0.1"), first=True) as first,
+        open_node(
+            factory=network.host("10.0.0.2"),
+            bootstrap=[first.address],
+            ephemeral=None,
+            firewalled=None,
+        ) as node,
+    ):
+        await trio.sleep(1500)
+        assert not node.ephemeral
+        node.on_network_change = lambda: changes.append(trio.current_time())
+        before = node.statistics().requests_sent
+        slept = 8 * 3600.0
+        await trio.sleep(20)
+        assert changes
+        assert node.ephemeral
+        assert node.statistics().requests_sent > before
+        assert node.table_size == 1
+
+
 # -- with JavaScript nodes -------------------------------------------------------------------------
 
 TESTNET = """
@@ -500,6 +529,8 @@ node.fullyBootstrapped().then(async () => {
   const target = Buffer.from(process.argv[3], 'hex')
   const query = node.findNode(target)
   await query.finished()
+  const late = Date.now()
+  await node.delayedPing({ host: '127.0.0.1', port }, 100)
   const echo = await node.request(
     { command: 77, target, value: Buffer.from('hi') }, { host: '127.0.0.1', port })
   const again = await node.request(
@@ -510,11 +541,24 @@ node.fullyBootstrapped().then(async () => {
     id: node.id && node.id.toString('hex'),
     port: node.address().port,
     pong: pong.to,
+    waited: Date.now() - late >= 100,
     closest: query.closestNodes.map((node) => node.port),
     echo: echo.value.toString(),
     again: again.error,
     refused: refused.error
   }))
+  process.stdin.on('data', () => {}).on('end', () => process.exit(0))
+})
+"""
+
+ADAPTIVE = """
+const DHT = require(process.argv[1] + '/dht-rpc')
+const node = new DHT({
+  bootstrap: [{ host: '127.0.0.1', port: Number(process.argv[2]) }], host: '127.0.0.1',
+  ephemeral: false
+})
+node.on('persistent', () => {
+  console.log(JSON.stringify({ firewalled: node.firewalled, remote: node.remoteAddress() }))
   process.stdin.on('data', () => {}).on('end', () => process.exit(0))
 })
 """
@@ -574,8 +618,34 @@ async def test_a_javascript_node_joins_a_network_of_ours():
             address = ("127.0.0.1", told["port"])
             assert bytes.fromhex(told["id"]) == node_id(address)
             assert (told["pong"]["host"], told["pong"]["port"]) == address
+            assert told["waited"]
             assert told["closest"] == [port for _, port in closest(nodes, TARGET)]
             assert (told["echo"], told["again"], told["refused"]) == ("echo hi", 0, 2)
             response = await nodes[3].ping(address)
             assert response.id == node_id(address)
             assert address in nodes[0].closest(node_id(address))
+
+
+@pytest.mark.interop
+@needs_javascript
+async def test_a_javascript_node_proves_by_our_answers_that_it_is_open():
+    async with (
+        open_network(6) as nodes,
+        javascript(ADAPTIVE, nodes[0].address[1]) as told,
+    ):
+        assert told["firewalled"] is False
+        address = (told["remote"]["host"], told["remote"]["port"])
+        assert (await nodes[1].ping(address)).id == node_id(address)
+
+
+@pytest.mark.interop
+@needs_javascript
+async def test_a_default_node_proves_by_javascript_answers_that_it_is_open():
+    async with (
+        javascript(TESTNET, 6) as ports,
+        open_node(bootstrap=[("127.0.0.1", ports[0])], firewalled=None) as node,
+    ):
+        with trio.fail_after(30):
+            await node.bootstrapped.wait()
+        assert not node.firewalled
+        assert node.id == node_id(node.address)

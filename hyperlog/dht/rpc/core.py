@@ -130,7 +130,7 @@ class RPCCore:
         if outside_address is not None:
             self.identity.nat.add(*outside_address)
 
-    # -- what the owner may ask -------------------------------------------------------------------
+    # -- what the owner may ask --------------------------------------------------------------------
 
     @property
     def id(self) -> bytes | None:
@@ -160,7 +160,7 @@ class RPCCore:
         """Addresses of the nodes in our table nearest to `target`, nearest first."""
         return self._neighbours.closest(target, count)
 
-    # -- the common face --------------------------------------------------------------------------
+    # -- the common face ---------------------------------------------------------------------------
 
     def start(self, now: float) -> None:
         """Begin: a BootstrapDue event follows."""
@@ -223,7 +223,7 @@ class RPCCore:
     def next_event(self) -> Event | None:
         return self._events.popleft() if self._events else None
 
-    # -- requests of others -----------------------------------------------------------------------
+    # -- requests of others ------------------------------------------------------------------------
 
     def reply(
         self,
@@ -284,7 +284,7 @@ class RPCCore:
         else:
             self._events.append(event)
 
-    # -- our requests and queries -----------------------------------------------------------------
+    # -- our requests and queries ------------------------------------------------------------------
 
     def request(
         self,
@@ -369,7 +369,7 @@ class RPCCore:
             else:
                 self._events.append(RequestFinished(event.request, None, 0.0))
 
-    # -- ticks ------------------------------------------------------------------------------------
+    # -- ticks -------------------------------------------------------------------------------------
 
     def _on_tick(self, now: float) -> None:
         slept = now - self._last_tick_at > SLEPT_AFTER
