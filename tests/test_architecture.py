@@ -113,7 +113,10 @@ def imports(module: Module, known: set[str] = NAMES) -> Iterator[str]:
     Names of foreign packages come out as `package` and `package.name`.
     """
     package = module.name if module.is_package else module.name.rpartition(".")[0]
-    for node in ast.walk(ast.parse(module.source)):
+    tree = ast.parse(module.source)
+    # What runs as a program is nobody's import: `python -m hyperlog.server` may call the cli.
+    tree.body = [node for node in tree.body if not is_main_guard(node)]
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -128,6 +131,15 @@ def imports(module: Module, known: set[str] = NAMES) -> Iterator[str]:
                     yield full
                 else:
                     yield full if full in known else base
+
+
+def is_main_guard(node: ast.stmt) -> bool:
+    """True for `if __name__ == "__main__":` without an else."""
+    return (
+        isinstance(node, ast.If)
+        and not node.orelse
+        and ast.unparse(node.test) == "__name__ == '__main__'"
+    )
 
 
 def is_protocol(module: Module) -> bool:
@@ -306,6 +318,8 @@ def test_forbidden_imports_of_the_dht_are_found(name, source, found):
         ("hyperlog.client", "from hyperlog.dht import compact", {"hyperlog.dht.compact"}),
         ("hyperlog.sinks.files", "import hyperlog.server", {"hyperlog.server"}),
         ("hyperlog.trace", "import hyperlog", {"hyperlog"}),
+        ("hyperlog.server", "if __name__ == '__main__':\n import hyperlog.cli", set()),
+        ("hyperlog.server", "if __name__ == 'x':\n import hyperlog.cli", {"hyperlog.cli"}),
     ],
 )
 def test_forbidden_imports_of_the_product_are_found(name, source, found):
