@@ -23,7 +23,7 @@ class Names(trio.abc.HostnameResolver):
 
 
 @pytest.fixture
-def names():
+async def names():
     trio.socket.set_custom_hostname_resolver(Names())
 
 
