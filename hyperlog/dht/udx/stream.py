@@ -11,8 +11,8 @@ acknowledgement is held back until `connect` says where to send it.
 
 `receive_datagram` only takes packets in; everything that follows from a burst of them (samples,
 loss detection, one acknowledgement for all) happens in the next `datagrams_to_send`, so that a
-burst costs this once. The parts: reassembly.py receives, recovery.py knows what is in flight,
-congestion.py how much may be, sendbuffer.py holds what was never sent.
+burst costs this once. The two halves are receiver.py and sender.py; this module joins them: it reads
+headers, carries acknowledgements from one half to the other, and decides when the stream is over.
 
 Sequence numbers are unwrapped inside (they grow for ever); the wire has them modulo 2**32.
 
@@ -27,7 +27,7 @@ from typing import Final
 
 from hyperlog.dht.compact import Address
 from hyperlog.dht.errors import LocalProtocolError, StreamReset, StreamTimeout
-from hyperlog.dht.udx.events import EndReceived, Event, MessageReceived, StreamClosed
+from hyperlog.dht.udx.events import Event, MessageReceived, StreamClosed
 from hyperlog.dht.udx.packet import (
     DATA,
     DESTROY,
@@ -36,15 +36,13 @@ from hyperlog.dht.udx.packet import (
     HEADER_SIZE,
     HEARTBEAT,
     MAGIC_AND_VERSION,
-    MAX_SACK_BLOCKS,
     MESSAGE,
     SACK,
-    SACK_BLOCK,
     SEQ_MASK,
     STATE,
     sack_blocks_untrusted,
 )
-from hyperlog.dht.udx.reassembly import ReceiveBuffer
+from hyperlog.dht.udx.receiver import HALF, Receiver
 from hyperlog.dht.udx.recovery import Path
 from hyperlog.dht.udx.sender import Groups, Sender
 from hyperlog.dht.udx.statistics import UDXStreamStatistics
@@ -54,9 +52,7 @@ __all__ = ["UDXStreamCore", "UDXStreamStatistics"]
 DEFAULT_WINDOW: Final = 4 * 1024 * 1024  # bytes, libudx UDX_DEFAULT_RWND_MAX
 HIGH_WATERMARK: Final = 262144  # bytes beyond the send window, libudx UDX_HIGH_WATERMARK
 MAX_MESSAGE: Final = 1132  # bytes: what a path of 1200 bytes carries over IPv6
-MAX_MESSAGES: Final = 256  # unordered messages waiting, in either direction
-MAX_MESSAGE_BYTES: Final = 1024 * 1024  # received ones waiting for next_event()
-HALF: Final = 0x80000000  # differences of wire seqs from here on are negative
+MAX_MESSAGES: Final = 256  # unordered messages waiting to be sent
 
 _unpack_header = HEADER.unpack_from
 
@@ -83,21 +79,13 @@ class UDXStreamCore:
         self.remote_address: Address | None = None
         self.connected = False
         self.closed = False
-        self.end_received = False
-        """Whether the peer has ended and all its bytes are readable or read."""
 
         self._now = 0.0
         self._events: deque[Event] = deque()
         self._farewell: list[bytes] = []  # what is still to be sent after the close
         self._closing_reply: bytes | None = None
 
-        self._receive = ReceiveBuffer(receive_window, initial_ack)
-        self._ack_due = False
-        self._remote_end: int | None = None  # unwrapped seq of the peer's END
-        self._advertised = receive_window
-        self._messages_in = 0  # waiting in _events
-        self._message_bytes_in = 0
-
+        self._receiver = Receiver(receive_window, initial_ack, self._events)
         self._sender = Sender(initial_seq, mtu_probing=mtu_probing)
         self._recovery = self._sender.recovery
         # Wire seq and ack of the packet that set the peer's window.
@@ -113,9 +101,7 @@ class UDXStreamCore:
         self._bytes_in = 0
         self._packets_out = 0
         self._bytes_out = 0
-        self._duplicates = 0
         self._malformed = 0
-        self._overflows = 0
         self._sacks_in = 0
         self._invalid_sacks = 0
         self._dropped_messages = 0
@@ -203,18 +189,17 @@ class UDXStreamCore:
 
     @property
     def readable_bytes(self) -> int:
-        return self._receive.readable_bytes
+        return self._receiver.buffer.readable_bytes
+
+    @property
+    def end_received(self) -> bool:
+        """Whether the peer has ended and all its bytes are readable or read."""
+        return self._receiver.end_received
 
     def read(self, max_bytes: int | None = None) -> list[bytes | memoryview]:
         """Remove and return in-order chunks, as they were received and not joined."""
-        receive = self._receive
-        chunks = receive.read(max_bytes)
-        # Most reads find a wide window: the peer needs to hear only of one that was nearly shut.
-        if self._advertised * 4 < receive.window:
-            free = receive.free_window
-            if free * 2 >= receive.window and not self.closed:
-                self._ack_due = True
-        if self.end_received and not receive.readable_bytes:
+        chunks = self._receiver.read(max_bytes)
+        if self._receiver.end_received:
             self._finish_if_done()
         return chunks
 
@@ -224,8 +209,7 @@ class UDXStreamCore:
             return None
         event = self._events.popleft()
         if isinstance(event, MessageReceived):
-            self._messages_in -= 1
-            self._message_bytes_in -= len(event.data)
+            self._receiver.on_message_read(event)
         return event
 
     # State
@@ -277,12 +261,12 @@ class UDXStreamCore:
             bytes_out=self._bytes_out,
             retransmits=recovery.retransmits,
             lost=recovery.lost_count,
-            duplicates=self._duplicates,
+            duplicates=self._receiver.duplicates,
             malformed=self._malformed,
-            overflows=self._overflows,
+            overflows=self._receiver.overflows,
             sacks_in=self._sacks_in,
             invalid_sacks=self._invalid_sacks,
-            dropped_messages=self._dropped_messages,
+            dropped_messages=self._dropped_messages + self._receiver.dropped_messages,
             rto_count=recovery.rto_count,
             tlp_count=recovery.probe_count,
             srtt=recovery.srtt,
@@ -290,7 +274,7 @@ class UDXStreamCore:
             cwnd=self._sender.bbr.cwnd,
             bandwidth=self._sender.bbr.bandwidth * self._sender.payload_size,
             mtu=self._sender.mtu.mtu,
-            rwnd=self._receive.free_window,
+            rwnd=self._receiver.buffer.free_window,
             peer_rwnd=self._sender.peer_rwnd,
         )
 
@@ -317,24 +301,29 @@ class UDXStreamCore:
         self._packets_in += 1
         self._bytes_in += len(data)
 
-        receive = self._receive
+        receiver = self._receiver
+        buffer = receiver.buffer
         if (
             flags == DATA
             and not offset
-            and seq == receive.next_seq & SEQ_MASK
-            and not receive.has_gap
-            and self._remote_end is None
+            and seq == buffer.next_seq & SEQ_MASK
+            and not buffer.has_gap
+            and receiver.end_seq is None
         ):
-            if not receive.append(data[HEADER_SIZE:]):
-                self._overflows += 1
+            if not buffer.append(data[HEADER_SIZE:]):
+                receiver.overflows += 1
         elif flags:
             if flags & HEARTBEAT:  # rule 2
-                self._ack_due = True
+                receiver.ack_due = True
                 return
             if offset > len(data) - HEADER_SIZE:
                 self._malformed += 1
                 return
-            if not self._receive_flagged(data[HEADER_SIZE + offset :], flags, seq):
+            # Rule 4. The seq of a DESTROY is checked before its own data is counted.
+            destroys = flags & DESTROY and (seq - buffer.next_seq) & SEQ_MASK < HALF
+            receiver.take(data[HEADER_SIZE + offset :], flags, seq)
+            if destroys:
+                self._close(StreamReset("the peer destroyed the stream"))
                 return
 
         recovery = self._recovery
@@ -345,63 +334,17 @@ class UDXStreamCore:
                     # Rule 7. Compat: libudx consumes the data but does not acknowledge it.
                     self._malformed += 1
                     return
-                if self._sender.on_ack(recovery.oldest + advance) and not self.end_received:
-                    self._ack_due = True  # rule 9
+                if self._sender.on_ack(recovery.oldest + advance) and not receiver.end_received:
+                    receiver.ack_due = True  # rule 9
             if rwnd != self._sender.peer_rwnd or seq != self._window_seq or ack != self._window_ack:
                 self._take_window(rwnd, seq, ack)
         if flags & SACK:
             self._sacks_in += 1
             self._on_sacks(data, offset)
         if flags & (DATA | END):  # rule 12
-            self._ack_due = True
-        elif self.end_received:
+            receiver.ack_due = True
+        elif receiver.end_received:
             self._finish_if_done()
-
-    def _receive_flagged(self, payload: bytes | memoryview, flags: int, seq: int) -> bool:
-        """Rules 4 to 6 for everything but plain in-order data; False after a DESTROY."""
-        receive = self._receive
-        ahead = (seq - receive.next_seq) & SEQ_MASK
-        if ahead < HALF:
-            unwrapped = receive.next_seq + ahead
-            if flags & (DATA | END) and not self.end_received:
-                self._receive_data(payload if flags & DATA else b"", flags, unwrapped)
-            if flags & DESTROY:
-                self._close(StreamReset("the peer destroyed the stream"))
-                return False
-        elif flags & (DATA | END):
-            self._duplicates += 1
-        if flags & MESSAGE and payload:
-            self._receive_message(payload)
-        return True
-
-    def _receive_data(self, payload: bytes | memoryview, flags: int, seq: int) -> None:
-        receive = self._receive
-        if seq == receive.next_seq and flags & DATA:
-            taken = receive.append(payload)
-        elif receive.is_held(seq):
-            self._duplicates += 1
-            return
-        else:
-            taken = receive.hold(seq, payload)
-        if not taken:
-            self._overflows += 1
-            return
-        if flags & END:
-            self._remote_end = seq
-        receive.release_held()
-        if self._remote_end is not None and receive.next_seq > self._remote_end:
-            receive.drop_held()
-            self.end_received = True
-            self._events.append(EndReceived())
-
-    def _receive_message(self, payload: bytes | memoryview) -> None:
-        size = len(payload)
-        if self._messages_in >= MAX_MESSAGES or self._message_bytes_in + size > MAX_MESSAGE_BYTES:
-            self._dropped_messages += 1
-            return
-        self._messages_in += 1
-        self._message_bytes_in += size
-        self._events.append(MessageReceived(bytes(payload)))
 
     def _take_window(self, rwnd: int, seq: int, ack: int) -> None:
         """Rule 8: a packet that was overtaken must not bring back an older window.
@@ -454,7 +397,7 @@ class UDXStreamCore:
             return self._now if self._farewell else None
         sender = self._sender
         if (
-            self._ack_due
+            self._receiver.ack_due
             or sender.send_due
             or self._recovery.acks_pending
             or sender.probe_due
@@ -506,21 +449,24 @@ class UDXStreamCore:
 
         groups: Groups = []
         out = []
-        receive = self._receive
+        receiver = self._receiver
         sender = self._sender
         new_data = False
         if sender.send_due or sender.probe_due:
-            rwnd = self._advertised = receive.free_window
-            new_data = sender.send(groups, out, rwnd, receive.next_seq & SEQ_MASK, now)
+            rwnd = receiver.advertised = receiver.buffer.free_window
+            new_data = sender.send(groups, out, rwnd, receiver.buffer.next_seq & SEQ_MASK, now)
         control = []
         if sender.heartbeat_due or self._keep_alive_due:
             sender.heartbeat_due = self._keep_alive_due = False
             control.append(self._header(HEARTBEAT))
-        if self._ack_due:
-            self._ack_due = False
+        if receiver.ack_due:
+            receiver.ack_due = False
             # New data carries the acknowledgement along, but it has no room for SACK blocks.
-            if receive.has_gap or not new_data:
-                control.append(self._acknowledgement())
+            area = receiver.sack_area()
+            if area:
+                control.append(self._header(SACK) + area)
+            elif not new_data:
+                control.append(self._header(STATE))
         if control:
             out = control + out
         if self._messages_out:
@@ -530,7 +476,7 @@ class UDXStreamCore:
             groups.append((address, out))
         if groups and self._keep_alive is not None:
             self._rearm_keep_alive(now)
-        if self.end_received:
+        if receiver.end_received:
             self._finish_if_done()
         return self._count_out(groups)
 
@@ -542,35 +488,27 @@ class UDXStreamCore:
 
     def _header(self, flags: int) -> bytes:
         """Return a header without a sequence number of its own: it carries the next unused one."""
-        self._advertised = self._receive.free_window
+        receiver = self._receiver
+        receiver.advertised = receiver.buffer.free_window
         return HEADER.pack(
             MAGIC_AND_VERSION,
             flags,
             0,
             self.remote_id,
-            self._advertised,
+            receiver.advertised,
             self._recovery.next_seq & SEQ_MASK,
-            self._receive.next_seq & SEQ_MASK,
+            receiver.buffer.next_seq & SEQ_MASK,
         )
-
-    def _acknowledgement(self) -> bytes:
-        if not self._receive.has_gap:
-            return self._header(STATE)
-        blocks = [
-            SACK_BLOCK.pack(start & SEQ_MASK, end & SEQ_MASK)
-            for start, end in self._receive.blocks(MAX_SACK_BLOCKS)
-        ]
-        return self._header(SACK) + b"".join(blocks)
 
     # Closing
 
     def _finish_if_done(self) -> None:
         """Close when both ENDs are acknowledged, ours has gone out, and everything is read."""
         if (
-            self.end_received
+            self._receiver.end_received
             and self._sender.end_acked
-            and not self._ack_due
-            and not self._receive.readable_bytes
+            and not self._receiver.ack_due
+            and not self._receiver.buffer.readable_bytes
             and not self.closed
         ):
             self._closing_reply = self._header(STATE)
@@ -578,9 +516,9 @@ class UDXStreamCore:
 
     def _close(self, error: StreamReset | StreamTimeout | None) -> None:
         self.closed = True
-        self._ack_due = self._keep_alive_due = False
+        self._receiver.ack_due = self._keep_alive_due = False
         self._keep_alive_at = None
         self._messages_out.clear()
         self._sender.stop()
-        self._receive.drop_held()
+        self._receiver.buffer.drop_held()
         self._events.append(StreamClosed(error))
