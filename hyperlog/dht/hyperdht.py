@@ -97,6 +97,7 @@ class DHT:
         self._relay_cache: OrderedDict[bytes, list[Address]] = OrderedDict()
         self._nursery: trio.Nursery | None = None
         node.on_request = self._on_request
+        node.on_network_change = self._refresh_announcements
 
     # -- what it is -------------------------------------------------------------------------------
 
@@ -265,6 +266,10 @@ class DHT:
 
         await self.node.query(LOOKUP, topic, commit=commit)
         return done
+
+    def _refresh_announcements(self) -> None:
+        for listener in self._listeners.values():
+            listener.announcer.refresh()
 
     # -- as a node of the network -----------------------------------------------------------------
 
