@@ -104,6 +104,10 @@ class Shipper:
         self.session.trace(trace, time.time())
         if self.bell.waiting:
             self.bell.ring()
+        elif self._spool.crowded:
+            # A thread that traces in a tight loop starves the one that ships: every system call of
+            # that one costs it a switch interval. Hand it the interpreter before records get lost.
+            time.sleep(0)
 
     def request_flush(self, resolve: Resolve) -> None:
         """Have `resolve` called when everything put so far is delivered, or can never be."""

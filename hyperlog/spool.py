@@ -79,6 +79,11 @@ class MemorySpool(Generic[T]):
             if oldest is not None:
                 next(self._overflow)
 
+    @property
+    def crowded(self) -> bool:
+        """Whether pending traces are near to being pushed out; any thread may ask."""
+        return len(self._pending) * 4 > self._pending_limit * 3
+
     # -- the owner's thread
 
     @property
