@@ -11,8 +11,9 @@ acknowledgement is held back until `connect` says where to send it.
 
 `receive_datagram` only takes packets in; everything that follows from a burst of them (samples,
 loss detection, one acknowledgement for all) happens in the next `datagrams_to_send`, so that a
-burst costs this once. The two halves are receiver.py and sender.py; this module joins them: it reads
-headers, carries acknowledgements from one half to the other, and decides when the stream is over.
+burst costs this once. The two halves are receiver.py and sender.py; this module joins them: it
+reads headers, carries acknowledgements from one half to the other, and decides when the stream is
+over.
 
 Sequence numbers are unwrapped inside (they grow for ever); the wire has them modulo 2**32.
 
