@@ -36,7 +36,10 @@ class KeyPair:
             raise LocalProtocolError(
                 "a key pair is a public key of 32 and a secret key of 64 bytes"
             )
-        if bindings.crypto_sign_seed_keypair(self.secret_key[:32])[0] != self.public_key:
+        if bindings.crypto_sign_seed_keypair(self.secret_key[:32]) != (
+            self.public_key,
+            self.secret_key,
+        ):
             raise LocalProtocolError("the public key does not belong to the secret key")
 
     @classmethod
