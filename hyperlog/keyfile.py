@@ -8,7 +8,6 @@ Source: hypertrace-logger start-server.js; docs/protocol/trace-protocol.md secti
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 from pathlib import Path
@@ -44,20 +43,9 @@ def load_keys(path: str | os.PathLike[str]) -> KeyPair:
     if len(data) > MAX_SIZE:
         raise KeyFileError(f"{path} is too large for a key file; {restore}")
     try:
-        fields = json.loads(data)
-    except (ValueError, RecursionError):
-        raise KeyFileError(f"the key file {path} is no JSON; {restore}") from None
-    if not isinstance(fields, dict):
-        raise KeyFileError(f"the key file {path} holds no JSON object; {restore}")
-    public_key = _key(path, fields, "publicKey", 32, restore)
-    secret_key = _key(path, fields, "secretKey", 64, restore)
-    mismatch = KeyFileError(f"publicKey in {path} does not belong to its secretKey; {restore}")
-    if secret_key[32:] != public_key:
-        raise mismatch  # its second half goes into every signature
-    try:
-        return KeyPair(public_key, secret_key)
-    except DHTError:
-        raise mismatch from None
+        return KeyPair.from_json(data)
+    except DHTError as error:
+        raise KeyFileError(f"the key file {path} cannot be used: {error}; {restore}") from None
 
 
 def create_keys(path: str | os.PathLike[str], key_pair: KeyPair | None = None) -> KeyPair:
@@ -69,9 +57,8 @@ def create_keys(path: str | os.PathLike[str], key_pair: KeyPair | None = None) -
         KeyFileError: the file exists already, which is never overwritten, or cannot be made.
     """
     key_pair = KeyPair.generate() if key_pair is None else key_pair
-    fields = {"publicKey": key_pair.public_key.hex(), "secretKey": key_pair.secret_key.hex()}
     try:
-        _write_new(Path(path), json.dumps(fields, separators=(",", ":")).encode())
+        _write_new(Path(path), key_pair.to_json().encode())
     except FileExistsError:
         raise KeyFileError(f"{path} exists already: move it away to make a new identity") from None
     except OSError as error:
@@ -114,21 +101,6 @@ def permission_warning(path: str | os.PathLike[str]) -> str | None:
     if not mode & 0o077:
         return None
     return f"{path} holds a secret key and is open to others (mode {mode:04o}): chmod 600 {path}"
-
-
-def _key(
-    path: str | os.PathLike[str], fields: dict[str, object], name: str, size: int, restore: str
-) -> bytes:
-    text = fields.get(name)
-    try:
-        key = bytes.fromhex(text) if isinstance(text, str) else b""
-        if len(key) != size:
-            raise ValueError
-        return key
-    except ValueError:
-        raise KeyFileError(
-            f"{name} in {path} is not {2 * size} hexadecimal digits; {restore}"
-        ) from None
 
 
 def _write_new(path: Path, data: bytes) -> None:

@@ -5,6 +5,7 @@ Source: hypercore-crypto index.js, hyperdht lib/crypto.js; docs/protocol/hyperdh
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -40,7 +41,7 @@ class KeyPair:
             self.public_key,
             self.secret_key,
         ):
-            raise LocalProtocolError("the public key does not belong to the secret key")
+            raise LocalProtocolError("publicKey does not belong to secretKey")
 
     @classmethod
     def generate(cls) -> KeyPair:
@@ -54,6 +55,42 @@ class KeyPair:
             raise LocalProtocolError(f"a seed has 32 bytes, got {len(seed)}")
         public_key, secret_key = bindings.crypto_sign_seed_keypair(seed)
         return cls(public_key, secret_key)
+
+    @classmethod
+    def from_json(cls, data: str | bytes) -> KeyPair:
+        """The key pair of a keys.dat: a JSON object with `publicKey` and `secretKey` in hex.
+
+        Compat: the file of hypertrace-logger start-server.js.
+
+        Raises:
+            LocalProtocolError: it holds none; the text names the field, and nothing of the secret.
+        """
+        try:
+            fields = json.loads(data)
+        except (ValueError, RecursionError):
+            raise LocalProtocolError("the keys are no JSON") from None
+        if not isinstance(fields, dict):
+            raise LocalProtocolError("the keys are no JSON object")
+        return cls(
+            _hex_field(fields, "publicKey", PUBLIC_KEY_SIZE),
+            _hex_field(fields, "secretKey", SECRET_KEY_SIZE),
+        )
+
+    def to_json(self) -> str:
+        """What `from_json` reads; it holds the secret key."""
+        fields = {"publicKey": self.public_key.hex(), "secretKey": self.secret_key.hex()}
+        return json.dumps(fields, separators=(",", ":"))
+
+
+def _hex_field(fields: dict[str, object], name: str, size: int) -> bytes:
+    text = fields.get(name)
+    try:
+        key = bytes.fromhex(text) if isinstance(text, str) else b""
+    except ValueError:
+        key = b""
+    if len(key) != size:
+        raise LocalProtocolError(f"{name} is not {2 * size} hexadecimal digits")
+    return key
 
 
 def generic_hash(data: bytes, key: bytes = b"") -> bytes:

@@ -95,3 +95,18 @@ def test_the_secret_key_does_not_show_in_the_repr():
     pair = KeyPair.from_seed(b"A" * 32)
     assert "AAAA" not in repr(pair)
     assert "secret" not in repr(pair)
+
+
+def test_key_pair_survives_json():
+    pair = KeyPair.generate()
+    assert KeyPair.from_json(pair.to_json()) == pair
+    assert pair.secret_key.hex() not in repr(pair)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{}", '{"publicKey":"00","secretKey":"00"}', '{"publicKey":1,"secretKey":null}'],
+)
+def test_malformed_key_json_is_refused(text):
+    with pytest.raises(LocalProtocolError):
+        KeyPair.from_json(text)
