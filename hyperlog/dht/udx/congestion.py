@@ -83,6 +83,7 @@ class BBR:
         self._prior_cwnd = 0
         self._prior_recovery_state = OPEN
         self._conserve_packets = False
+        self._round_was_held_back = False
 
         self._ack_epoch_at = now
         self._ack_epoch_acked = 0
@@ -152,6 +153,7 @@ class BBR:
             self._next_round_delivered = delivered
             self._rounds += 1
             self._round_start = True
+            self._round_was_held_back = self._conserve_packets
             self._conserve_packets = False
         bandwidth = sample.delivered / sample.interval
         if not sample.app_limited or bandwidth >= self._bandwidth.value:
@@ -198,6 +200,8 @@ class BBR:
             self._full_bandwidth = self._bandwidth.value
             self._full_bandwidth_rounds = 0
             return
+        if self._round_was_held_back:
+            return  # the first round of a recovery could not grow, which says nothing of the path
         self._full_bandwidth_rounds += 1
         self._full = self._full_bandwidth_rounds >= FULL_BANDWIDTH_ROUNDS
 

@@ -325,9 +325,17 @@ class Recovery:
         if fresh is not None:
             rtt = self._sample_rtt(now - fresh.flight.sent_at, now)
         sample = RateSample(acked, 0, 0, 0.0, 0, False, rtt)
+        if (
+            newest is not None
+            and newest.retransmitted
+            and now - newest.flight.sent_at < self._min_rtt.value
+        ):
+            # This answers the first transmission: the second tells nothing about path and rounds.
+            newest = fresh
         if newest is not None:
             self._update_rack(newest, now)
             self._rate(sample, newest.flight, now)
+        if acked:
             self._delivered_at = now
         if self.oldest == self.next_seq:
             self.rto_at = self.probe_at = self.reorder_at = None
@@ -361,10 +369,7 @@ class Recovery:
 
     def _update_rack(self, newest: SentPacket, now: float) -> None:
         sent_at = newest.flight.sent_at
-        rtt = now - sent_at
-        if newest.retransmitted and rtt < self._min_rtt.value:
-            return  # the acknowledgement is for the first transmission
-        self._rack_rtt = rtt
+        self._rack_rtt = now - sent_at
         if (sent_at, newest.seq + 1) > (self._rack_sent_at, self._rack_end):
             self._rack_sent_at = sent_at
             self._rack_end = newest.seq + 1

@@ -240,13 +240,13 @@ def test_the_delivery_rate_is_packets_over_the_longer_of_send_and_ack_time():
     assert sample.interval == pytest.approx(0.3)
 
 
-def test_an_interval_shorter_than_the_path_gives_no_rate():
+def test_the_late_answer_to_a_first_transmission_gives_no_rate_and_no_round():
     recovery = with_rtt(0.1)
-    send(recovery, 10, 10.0)
-    recovery.on_ack(11)
-    assert recovery.conclude(10.05).interval == pytest.approx(0.05)  # a new smallest RTT
-    send(recovery, 10, 10.05)
-    recovery.on_rto(11.05)
-    resend(recovery, 11.05)
-    recovery.on_ack(21)
-    assert recovery.conclude(11.06).interval >= 0.05
+    send(recovery, 4, 10.0)
+    recovery.on_sack_blocks([(2, 5)])
+    assert lost_seqs(recovery, 10.1) == [1]
+    resend(recovery, 10.1)
+    recovery.on_ack(5)  # 1 ms later: number 1 was only late
+    sample = recovery.conclude(10.101)
+    assert sample.acked == 1
+    assert (sample.delivered, sample.interval, sample.rtt) == (0, 0.0, None)
