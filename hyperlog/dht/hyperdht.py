@@ -393,7 +393,7 @@ async def open_dht(
         rng=random.Random(random_bytes(16)),
     )
     # The node outlives a cancellation of the caller by as long as it takes to withdraw.
-    scope = trio.CancelScope(shield=True)
+    scope = trio.CancelScope()
 
     async def run(*, task_status: trio.TaskStatus[None]) -> None:
         with scope:
@@ -402,6 +402,8 @@ async def open_dht(
     try:
         async with trio.open_nursery() as nursery:
             await nursery.start(run)
+            # Not before: a task that is cancelled while it starts stays where start() waits for it.
+            scope.shield = True
             try:
                 yield dht
             finally:
