@@ -27,6 +27,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from typing import Any, Final, Unpack
 
 import trio
@@ -120,7 +121,9 @@ class Client:
 
         Raises as `start` does. The tracers are hooked when `task_status.started` is called.
         """
-        shipper = self._begin(server_key, options, lambda: None)
+        await self._run(self._begin(server_key, options, lambda: None), task_status=task_status)
+
+    async def _run(self, shipper: Shipper, *, task_status: trio.TaskStatus[None]) -> None:
         token = trio.lowlevel.current_trio_token()
         try:
             with trio.CancelScope() as scope:
@@ -144,16 +147,20 @@ class Client:
         At the end of the block it has `timeout` seconds to deliver what is left; an exception out
         of the block ends it at once.
         """
+        shipper = self._begin(server_key, options, lambda: None)
+        failure: Exception | None = None
         async with trio.open_nursery() as nursery:
-
-            async def run(*, task_status: trio.TaskStatus[None]) -> None:
-                await self.run(server_key, task_status=task_status, **options)
-
-            await nursery.start(run)
-            yield self
-            with trio.move_on_after(timeout):
-                await self.wait_flushed()
+            await nursery.start(partial(self._run, shipper))
+            try:
+                yield self
+            except Exception as err:  # raised again below: a nursery would wrap it in a group
+                failure = err
+            else:
+                with trio.move_on_after(timeout):
+                    await self.wait_flushed()
             nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
 
     def stop(self, timeout: float = 2.0) -> bool:
         """Stop for good, within `timeout` seconds; True if everything had been delivered.

@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any, Final, TypeAlias, TypedDict
 
@@ -75,9 +76,10 @@ def parse_bootstrap(nodes: Iterable[str | Address]) -> tuple[Address, ...]:
         nodes = [nodes]
     parsed = []
     for node in nodes:
+        if isinstance(node, tuple | list) and len(node) == 2:
+            node = f"{node[0]}:{node[1]}"
         if not isinstance(node, str):
-            host, port = node
-            node = f"{host}:{port}"
+            raise ConfigError(f"{node!r} is no bootstrap node; write it like 203.0.113.7:49737")
         parsed.append(parse_address(node))
     if len(parsed) > MAX_BOOTSTRAP:
         raise ConfigError(f"{len(parsed)} bootstrap nodes are too many, {MAX_BOOTSTRAP} at most")
@@ -95,7 +97,7 @@ def parse_public_key(key: str | bytes) -> bytes:
             raise ConfigError(f"a server key has 32 bytes, got {len(key)}")
         return bytes(key)
     if not isinstance(key, str):
-        raise ConfigError(f"a server key is text or bytes, got {type(key).__name__}")
+        raise ConfigError(f"a server key is text or bytes, not {type(key).__name__}")
     text = key.strip()
     if not _KEY.fullmatch(text):
         raise ConfigError(
@@ -165,8 +167,12 @@ class ServerConfig:
             raise ConfigError("a local network has no bootstrap nodes: leave out one of the two")
         if port is not None and not 0 <= port < 65536:
             raise ConfigError(f"{port} is no UDP port, ports go from 1 to 65535")
-        if not re.fullmatch(r"(\d{1,3}\.){3}\d{1,3}", host):
-            raise ConfigError(f"{host!r} is no IPv4 address to bind; leave it out for all of them")
+        try:
+            IPv4Address(host)
+        except ValueError:
+            raise ConfigError(
+                f"{host!r} is no IPv4 address to bind; leave it out for all of them"
+            ) from None
         nodes: tuple[Address, ...] = ()
         if not local:
             nodes = tuple(BOOTSTRAP_NODES) if bootstrap is None else parse_bootstrap(bootstrap)

@@ -186,10 +186,16 @@ class Server:
 
     @asynccontextmanager
     async def _run_behind(self) -> AsyncIterator[Server]:
+        failure: Exception | None = None
         async with trio.open_nursery() as nursery:
-            await nursery.start(self.run)
-            yield self
+            try:
+                await nursery.start(self.run)
+                yield self
+            except Exception as err:  # raised again below: a nursery would wrap it in a group
+                failure = err
             nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled; then the announcement is withdrawn and connections are closed.

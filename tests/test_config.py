@@ -1,0 +1,232 @@
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hyperlog.config import (
+    MAX_BOOTSTRAP,
+    ClientConfig,
+    ServerConfig,
+    application_name,
+    client_keys_path,
+    parse_address,
+    parse_bootstrap,
+    parse_public_key,
+)
+from hyperlog.dht import BOOTSTRAP_NODES, KeyPair
+from hyperlog.errors import ConfigError, KeyFileError
+
+KEY = "5a" * 32
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("127.0.0.1:49737", ("127.0.0.1", 49737)),
+        ("node1.hyperdht.org:1", ("node1.hyperdht.org", 1)),
+        (" localhost:65535 ", ("localhost", 65535)),
+        ("my_host.:80", ("my_host.", 80)),
+    ],
+)
+def test_an_address_is_host_and_port(text, address):
+    assert parse_address(text) == address
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "host",
+        "host:",
+        ":80",
+        "host:0",
+        "host:65536",
+        "host:-1",
+        "host:8o",
+        "host:٣",
+        "a b:80",
+        "-host:80",
+        "[::1]:80",
+        "1.2.3.4:80:90",
+        "http://host:80",
+    ],
+)
+def test_what_is_no_address_is_refused_with_an_example(text):
+    with pytest.raises(ConfigError, match=r"HOST:PORT; write it like|is no IPv4 address or host"):
+        parse_address(text)
+
+
+@given(st.text(max_size=40))
+def test_any_text_is_an_address_or_a_config_error(text):
+    try:
+        host, port = parse_address(text)
+    except ConfigError:
+        return
+    assert parse_address(f"{host}:{port}") == (host, port)
+
+
+def test_bootstrap_nodes_may_be_texts_pairs_or_a_single_text():
+    assert parse_bootstrap(["a:1", ("b", 2)]) == (("a", 1), ("b", 2))
+    assert parse_bootstrap("a:1") == (("a", 1),)
+    with pytest.raises(ConfigError, match="too many"):
+        parse_bootstrap(["a:1"] * (MAX_BOOTSTRAP + 1))
+    for wrong in (7, ("b", "c", "d"), None):
+        with pytest.raises(ConfigError):
+            parse_bootstrap([wrong])
+
+
+def test_a_public_key_is_hex_or_bytes():
+    assert parse_public_key(KEY) == parse_public_key(bytes.fromhex(KEY)) == bytes.fromhex(KEY)
+    assert parse_public_key(f" {KEY.upper()}\n") == bytes.fromhex(KEY)
+
+
+@pytest.mark.parametrize(
+    ("key", "reason"),
+    [
+        ("5a" * 31, "got 62 characters"),
+        ("zz" * 32, "not all of them hex digits"),
+        ("", "got 0 characters"),
+        (b"short", "got 5"),
+        (7, "text or bytes"),
+    ],
+)
+def test_a_malformed_public_key_is_refused_with_the_reason(key, reason):
+    with pytest.raises(ConfigError, match=reason):
+        parse_public_key(key)
+
+
+# -- server
+
+
+def test_a_server_joins_the_public_network_unless_told_otherwise():
+    assert ServerConfig.checked().bootstrap == tuple(BOOTSTRAP_NODES)
+    assert ServerConfig.checked(bootstrap=["a:1"]).bootstrap == (("a", 1),)
+    assert ServerConfig.checked(local=True).bootstrap == ()
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"local": True, "bootstrap": ["a:1"]}, "leave out one of the two"),
+        ({"port": 65536}, "no UDP port"),
+        ({"host": "localhost"}, "no IPv4 address to bind"),
+        ({"host": "300.0.0.1"}, "no IPv4 address to bind"),
+        ({"bootstrap": ["a"]}, "HOST:PORT"),
+    ],
+)
+def test_server_settings_that_cannot_be_used_are_refused(settings, reason):
+    with pytest.raises(ConfigError, match=reason):
+        ServerConfig.checked(**settings)
+
+
+# -- client
+
+
+@pytest.fixture
+def data_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    return tmp_path
+
+
+def test_an_application_keeps_its_key_pair(data_home):
+    first = ClientConfig.checked(KEY, {})
+    assert ClientConfig.checked(KEY, {}).key_pair == first.key_pair
+    assert list(data_home.glob("hyperlog/*/keys.dat")) == [client_keys_path()]
+
+
+def test_keys_none_makes_a_fresh_pair_and_no_file(data_home):
+    pairs = {ClientConfig.checked(KEY, {"keys": None}).key_pair.public_key for _ in range(2)}
+    assert len(pairs) == 2
+    assert list(data_home.iterdir()) == []
+
+
+def test_a_named_key_file_is_used_and_made_if_missing(tmp_path):
+    path = tmp_path / "mine.dat"
+    first = ClientConfig.checked(KEY, {"keys": path}).key_pair
+    assert ClientConfig.checked(KEY, {"keys": str(path)}).key_pair == first
+    path.write_text("{}")
+    with pytest.raises(KeyFileError, match="publicKey"):
+        ClientConfig.checked(KEY, {"keys": path})
+
+
+def test_a_given_key_pair_goes_before_any_file(data_home):
+    pair = KeyPair.generate()
+    assert ClientConfig.checked(KEY, {"key_pair": pair}).key_pair == pair
+    assert list(data_home.iterdir()) == []
+
+
+def test_an_unusable_data_folder_costs_the_key_and_not_the_application(
+    tmp_path, monkeypatch, caplog
+):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "file"))
+    with caplog.at_level(logging.WARNING, "hyperlog"):
+        config = ClientConfig.checked(KEY, {})
+    assert len(config.key_pair.public_key) == 32
+    assert "gets a fresh one" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("key", "options", "error", "reason"),
+    [
+        (None, {}, ConfigError, "server's key, or else create_socket"),
+        (KEY, {"create_socket": print}, ConfigError, "server's key, or else create_socket"),
+        ("5a", {}, ConfigError, "64 hex digits"),
+        (KEY, {"bootstrap": ["nonsense"]}, ConfigError, "HOST:PORT"),
+        (KEY, {"on_opne": print}, TypeError, "no option 'on_opne'"),
+        (KEY, {"on_open": 7}, TypeError, "on_open is a function, not int"),
+    ],
+)
+def test_client_options_that_cannot_be_used_are_refused(key, options, error, reason):
+    with pytest.raises(error, match=reason):
+        ClientConfig.checked(key, options)
+
+
+def test_one_class_name_to_ignore_may_stand_alone():
+    options = {"keys": None, "ignore_class_names": "Noise"}
+    assert ClientConfig.checked(KEY, options).ignore_class_names == {"Noise"}
+
+
+@pytest.mark.parametrize(
+    ("script", "name"),
+    [
+        ("/srv/My App/run it.py", "run_it"),
+        ("shop", "shop"),
+        ("", "python"),
+        ("-c", "python"),
+        ("../../..", "python"),
+        ("/x/ünï.py", "n"),
+        ("a" * 300, "a" * 64),
+    ],
+)
+def test_the_application_is_named_after_its_script(script, name, monkeypatch):
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
+    monkeypatch.setattr(sys, "argv", [script])
+    assert application_name() == name
+    assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", application_name())
+
+
+@pytest.mark.parametrize(
+    ("platform", "variables", "folder"),
+    [
+        ("linux", {"XDG_DATA_HOME": "/data"}, "/data/hyperlog/shop/keys.dat"),
+        ("linux", {"XDG_DATA_HOME": "data"}, "/home/ann/.local/share/hyperlog/shop/keys.dat"),
+        ("linux", {}, "/home/ann/.local/share/hyperlog/shop/keys.dat"),
+        ("darwin", {}, "/home/ann/Library/Application Support/hyperlog/shop/keys.dat"),
+        ("win32", {"APPDATA": "/roaming"}, "/roaming/hyperlog/shop/keys.dat"),
+        ("win32", {}, "/home/ann/AppData/Roaming/hyperlog/shop/keys.dat"),
+    ],
+)
+def test_each_system_has_its_place_for_a_clients_keys(platform, variables, folder, monkeypatch):
+    for name in ("XDG_DATA_HOME", "APPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"HOME": "/home/ann", **variables}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "platform", platform)
+    assert client_keys_path("shop") == Path(folder)
