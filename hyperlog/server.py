@@ -45,7 +45,7 @@ MAX_CLIENTS: Final = 4096  # keys whose last seen numbers are kept in memory
 MAX_SCANS: Final = 2  # log files read back at a time; each may take some 10 MB
 BATCH: Final = 1024  # messages handled before other connections get their turn, some ms
 FAULT_LOG_INTERVAL: Final = 60.0  # s between two log entries about files that cannot be written
-CLOSE_TIMEOUT: Final = 1.0  # s that open connections have to end when the server stops
+CLOSE_TIMEOUT: Final = 0.5  # s that open connections have to end when the server stops
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,10 +65,10 @@ def _reachability(server: Server) -> str:
     if statistics.announced_to:
         nodes = "node" if statistics.announced_to == 1 else "nodes"
         return f"announced to {statistics.announced_to} DHT {nodes}: clients reach it by its key"
-    return (
-        "no bootstrap node answered, retrying: until then clients on this machine or network "
-        f"reach it with bootstrap {here}"
+    failing = (
+        "no bootstrap node answered, retrying" if statistics.bootstrap_failing else "announcing"
     )
+    return f"{failing}; clients on this machine or network reach it with bootstrap {here}"
 
 
 def _lines_to_paste(key: str, server: Server) -> str:

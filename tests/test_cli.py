@@ -1,0 +1,278 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import stat
+import subprocess
+import sys
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+from hyperlog.cli import main
+from hyperlog.dht import KeyPair, open_dht, testnet
+
+ROOT = Path(__file__).parent.parent
+KEY = "5a" * 32
+STOP_TIMEOUT = 6.0  # s
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+
+
+class Running:
+    def __init__(self, process):
+        self.process = process
+        self.stdout = self.stderr = b""
+
+    async def line(self, number=0, timeout=10.0):
+        with trio.fail_after(timeout):
+            while self.stdout.count(b"\n") <= number:
+                data = await self.process.stdout.receive_some()
+                assert data, f"ended with {await self.process.wait()}: {self.stderr.decode()}"
+                self.stdout += data
+        return self.stdout.decode().splitlines()[number]
+
+    async def read_stderr(self):
+        async for data in self.process.stderr:
+            self.stderr += data
+
+    async def says(self, text, timeout=15.0):
+        with trio.fail_after(timeout):
+            while text not in self.stderr.decode():  # noqa: ASYNC110 - another process
+                await trio.sleep(0.01)
+
+    async def stop(self, number=signal.SIGTERM):
+        self.process.send_signal(number)
+        with trio.fail_after(STOP_TIMEOUT):
+            return await self.process.wait()
+
+
+@asynccontextmanager
+async def running(*arguments, module="hyperlog"):
+    process = await trio.lowlevel.open_process(
+        [sys.executable, "-m", module, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    command = Running(process)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(command.read_stderr)
+        try:
+            yield command
+        finally:
+            if process.returncode is None:
+                process.kill()
+            with trio.CancelScope(shield=True):
+                await process.wait()
+    await process.stdout.aclose()
+
+
+async def run(*arguments, stdin=b""):
+    command = [sys.executable, "-m", "hyperlog", *map(str, arguments)]
+    with trio.fail_after(30):
+        return await trio.run_process(
+            command, stdin=stdin, capture_stdout=True, capture_stderr=True, check=False
+        )
+
+
+def records(folder):
+    (log,) = folder.glob("*.log")
+    return [line for line in map(json.loads, log.read_text().splitlines()) if "note" not in line]
+
+
+# -- usage
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ([], "required: COMMAND"),
+        (["nonsense"], "invalid choice"),
+        (["serve", "--bootstrap", "nowhere"], "write it like 203.0.113.7:49737"),
+        (["serve", "--bootstrap", "a:99999"], "write it like 203.0.113.7:49737"),
+        (["serve", "--port", "65536"], "ports go from 1 to 65535"),
+        (["serve", "--port", "x"], "ports go from 1 to 65535"),
+        (["serve", "--host", "example.org"], "no IPv4 address to bind"),
+        (["serve", "--local", "--bootstrap", "a:1"], "leave out one of the two"),
+        (["send", "5a"], "64 hex digits"),
+        (["send", "zz" * 32], "not all of them hex digits"),
+        (["send", KEY, "x", "--timeout", "-1"], "no number of seconds"),
+        (["send", KEY, "x", "--bootstrap", "a"], "write it like"),
+        (["testnet", "--size", "0"], "no number of nodes"),
+    ],
+)
+def test_wrong_usage_is_exit_status_2_and_says_what_to_do(arguments, reason, capsys):
+    try:
+        status = main(arguments)
+    except SystemExit as end:
+        status = end.code
+    assert status == 2
+    out, err = capsys.readouterr()
+    assert reason in err
+    assert "usage: hyperlog" in err
+    assert out == ""
+    assert list(Path.cwd().iterdir()) == []  # nothing was made
+
+
+def test_a_malformed_key_file_is_exit_status_1(capsys):
+    Path("keys.dat").write_text('{"publicKey": "5a"}')
+    assert main(["serve", "--local"]) == 1
+    assert "keys.dat cannot be used: publicKey is not 64 hexadecimal digits" in capsys.readouterr().err
+
+
+def test_a_log_folder_that_cannot_be_made_is_exit_status_1(capsys):
+    Path("file").write_text("")
+    assert main(["serve", "--local", "--folder", "file/logs"]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("hyperlog: error: cannot make the log folder file/logs")
+
+
+async def test_a_port_in_use_is_exit_status_1():
+    async with open_dht(bootstrap=[], host="127.0.0.1") as dht:
+        port = dht.address[1]
+        for command in ("serve", "testnet"):
+            done = await run(command, "--host", "127.0.0.1", "--port", port)
+            assert done.returncode == 1
+            assert b"in use" in done.stderr
+            assert b"choose another --port" in done.stderr
+            assert done.stdout == b""
+
+
+def test_version_and_help_are_data(capsys):
+    for option, text in (("--version", "hyperlog "), ("--help", "serve")):
+        with pytest.raises(SystemExit) as end:
+            main([option])
+        assert end.value.code == 0
+        assert text in capsys.readouterr().out
+
+
+def test_keygen_makes_a_file_for_its_owner_and_never_overwrites(capsys):
+    assert main(["keygen"]) == 0
+    key = capsys.readouterr().out.strip()
+    made = json.loads(Path("keys.dat").read_text())
+    assert made["publicKey"] == key
+    assert KeyPair.from_seed(bytes.fromhex(made["secretKey"])[:32]).public_key.hex() == key
+    if os.name == "posix":
+        assert stat.S_IMODE(Path("keys.dat").stat().st_mode) == 0o600
+    assert main(["keygen"]) == 1
+    assert "exists already" in capsys.readouterr().err
+    assert main(["keygen", "other.dat"]) == 0
+
+
+# -- serving and sending
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_serve_prints_its_key_takes_records_and_ends_cleanly(number, tmp_path):
+    async with testnet(4) as network:
+        node = "{}:{}".format(*network.bootstrap[0])
+        async with running("--bootstrap", node, module="hyperlog.server") as server:
+            line = await server.line()
+            key = re.fullmatch("server started on ([0-9a-f]{64})", line)[1]
+            await server.says("announced to 3 DHT nodes")
+            await server.says(f'Client().start("{key}", bootstrap=["{node}"])')
+            await server.says("hypertrace-logger")
+            done = await run("send", key, "one", "two words", "--bootstrap", node)
+            assert done.returncode == 0, done.stderr
+            assert done.stdout == b""
+            assert b"delivered 2 records" in done.stderr
+            assert await server.stop(number) == 0
+        assert server.stdout.decode().splitlines() == [line]
+        assert b"Traceback" not in server.stderr
+        async with open_dht(bootstrap=network.bootstrap, host="127.0.0.1") as dht:
+            assert await dht.find_peer(bytes.fromhex(key)) == []  # withdrawn
+    assert stat.S_IMODE((tmp_path / "keys.dat").stat().st_mode) == 0o600
+    sent = records(tmp_path / "logs")
+    assert [record["caller"]["props"] for record in sent] == [
+        {"message": "one"},
+        {"message": "two words"},
+    ]
+    assert sent[0]["object"]["className"] == "hyperlog"
+    assert sent[0]["caller"]["functionName"] == "send"
+
+
+async def test_a_local_server_is_all_the_network_that_send_needs(tmp_path):
+    options = ("--local", "--host", "127.0.0.1", "--folder", "here", "--keys", "k.dat", "--json")
+    async with running("serve", *options) as server:
+        started = json.loads(await server.line())
+        assert started["event"] == "started"
+        node = f"{started['host']}:{started['port']}"
+        lines = "".join(f"line {number}\n" for number in range(3000)) + "\nJørgen\r\nlast"
+        done = await run(
+            "send", started["publicKey"], "--bootstrap", node, "--json", stdin=lines.encode()
+        )
+        assert done.returncode == 0, done.stderr
+        counts = json.loads(done.stdout)
+        assert (counts["sent"], counts["delivered"]) == (3002, 3002)
+        assert await server.stop() == 0
+    sent = [record["caller"]["props"]["message"] for record in records(tmp_path / "here")]
+    assert sent == [f"line {number}" for number in range(3000)] + ["Jørgen", "last"]
+    assert [log.stem for log in (tmp_path / "here").iterdir()] == [counts["publicKey"]]
+
+
+async def test_without_a_network_serve_says_so_within_two_seconds_and_can_be_reached():
+    options = ("--bootstrap", "127.0.0.1:9", "--host", "127.0.0.1")
+    async with running("serve", *options) as server:
+        began_at = trio.current_time()
+        key = (await server.line()).split()[-1]
+        # The key is due 2 s after the start; a loaded machine may take a while to start Python.
+        assert trio.current_time() - began_at < 5
+        await server.says("with bootstrap 127.0.0.1:")
+        node = re.search(r"bootstrap (127\.0\.0\.1:\d+)", server.stderr.decode())[1]
+        done = await run("send", key, "hello", "--bootstrap", node)
+        assert done.returncode == 0, done.stderr
+        await server.says("no bootstrap node answered, retrying", timeout=30)
+        assert await server.stop() == 0
+
+
+async def test_a_server_keeps_its_key_and_its_port():
+    async with open_dht(bootstrap=[], host="127.0.0.1") as dht:
+        port = dht.address[1]
+    seen = set()
+    for _ in range(2):
+        async with running("serve", "--local", "--host", "127.0.0.1", "--port", port) as server:
+            seen.add(await server.line())
+            await server.says(f"bootstrap 127.0.0.1:{port}")
+            assert await server.stop() == 0
+    assert len(seen) == 1
+
+
+async def test_a_key_file_that_others_can_read_is_warned_about():
+    main(["keygen"])
+    os.chmod("keys.dat", 0o644)
+    async with running("serve", "--local", "--host", "127.0.0.1") as server:
+        await server.line()
+        await server.says("chmod 600")
+
+
+async def test_send_fails_when_nobody_is_there():
+    async with testnet(2) as network:
+        node = "{}:{}".format(*network.bootstrap[0])
+        done = await run("send", KEY, "x", "--bootstrap", node, "--timeout", "1", "--json")
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["delivered"] == 0
+    assert b"delivered 0 of 1 record" in done.stderr
+    assert b"is the server running" in done.stderr
+
+
+async def test_a_testnet_prints_one_json_line_and_runs_until_a_signal():
+    async with running("testnet", "--size", "3") as network:
+        ready = json.loads(await network.line())
+        (node,) = ready["bootstrap"]
+        assert node["host"] == "127.0.0.1"
+        async with open_dht(bootstrap=[("127.0.0.1", node["port"])], host="127.0.0.1") as dht:
+            await dht.bootstrapped()
+            listener = await dht.listen()
+            assert await listener.wait_announced() == 3
+        assert await network.stop(signal.SIGINT) == 0
+    assert network.stdout.count(b"\n") == 1
