@@ -20,6 +20,7 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import sys
 import threading
 import time
 import weakref
@@ -209,9 +210,13 @@ class Client:
     def _start_worker(self) -> None:
         shipper = self._shipper
         assert shipper is not None
-        worker = Worker("hyperlog", shipper.run)
-        self._worker = worker
-        worker.start()
+        self._worker = Worker("hyperlog", shipper.run)
+        self._worker.start()
+        multiprocessing = sys.modules.get("multiprocessing.util")
+        if multiprocessing is not None:
+            # Children of multiprocessing end without atexit; in any other process this is one more
+            # call of what atexit calls, and does nothing.
+            multiprocessing.Finalize(None, _stop_all, exitpriority=0)
 
     def _unhook(self) -> None:
         with self._lock:

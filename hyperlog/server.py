@@ -46,6 +46,11 @@ MAX_SCANS: Final = 2  # log files read back at a time; each may take some 10 MB
 BATCH: Final = 1024  # messages handled before other connections get their turn, some ms
 FAULT_LOG_INTERVAL: Final = 60.0  # s between two log entries about files that cannot be written
 CLOSE_TIMEOUT: Final = 0.5  # s that open connections have to end when the server stops
+SOCKET_ERRORS: Final = {
+    "ECONNRESET": "connection reset by peer",
+    "ETIMEDOUT": "connection timed out",
+}
+"""What the JavaScript server notes for these codes: the texts of libuv."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,7 +295,8 @@ class Server:
             pass
         except (trio.BrokenResourceError, trio.ClosedResourceError) as err:
             cause = err.__cause__
-            error = (cause.code, str(cause)) if isinstance(cause, DHTError) else ("EPIPE", str(err))
+            code = cause.code if isinstance(cause, DHTError) else "EPIPE"
+            error = (code, SOCKET_ERRORS.get(code, str(cause or err)))
         finally:
             self._sessions.discard(session)
             self._counts.records += session.records

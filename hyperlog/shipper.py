@@ -113,7 +113,7 @@ class Shipper:
         """Have `resolve` called when everything put so far is delivered, or can never be."""
         self._requests.append(resolve)
         if self.over:
-            self._resolve_all(False)
+            self._resolve_all()
         elif self.bell.waiting:
             self.bell.ring()
 
@@ -156,7 +156,7 @@ class Shipper:
         finally:
             self.over = True
             self.bell.detach()
-            self._resolve_all(False)
+            self._resolve_all()
 
     async def _await_initial_props(self) -> None:
         awaitable, self._initial_props = self._initial_props, None
@@ -199,12 +199,15 @@ class Shipper:
         while self._flushes and self._flushes[0][0] <= self.session.first_unconfirmed:
             self._flushes.popleft()[1](True)
 
-    def _resolve_all(self, delivered: bool) -> None:
-        for _, resolve in self._flushes:
+    def _resolve_all(self) -> None:
+        """The loop has ended. A thread that asks for a flush may come here at the same time."""
+        delivered = self.session.unconfirmed == 0
+        while True:
+            try:
+                resolve = self._flushes.popleft()[1] if self._flushes else self._requests.popleft()
+            except IndexError:
+                return
             resolve(delivered)
-        self._flushes.clear()
-        while self._requests:
-            self._requests.popleft()(delivered)
 
     # -- connecting -------------------------------------------------------------------------------
 

@@ -126,7 +126,8 @@ def test_wrong_usage_is_exit_status_2_and_says_what_to_do(arguments, reason, cap
 def test_a_malformed_key_file_is_exit_status_1(capsys):
     Path("keys.dat").write_text('{"publicKey": "5a"}')
     assert main(["serve", "--local"]) == 1
-    assert "keys.dat cannot be used: publicKey is not 64 hexadecimal digits" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "keys.dat cannot be used: publicKey is not 64 hexadecimal digits" in err
 
 
 def test_a_log_folder_that_cannot_be_made_is_exit_status_1(capsys):

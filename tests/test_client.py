@@ -177,6 +177,8 @@ async def test_stop_delivers_what_was_traced_before_it(tmp_path, client):
         client.start(server.public_key, **options_for(server))
         Order().place(7)
         assert await in_thread(client.stop, timeout=5)
+        assert await in_thread(client.stop)  # again: it is still so
+        assert await in_thread(client.flush)
         await until(lambda: server.statistics().records == 1)
         await until(lambda: server.statistics().connections == 0)
     assert notes(tmp_path, client.public_key)[1:] == []  # it ended in order, without an error
@@ -764,6 +766,23 @@ async def test_a_child_after_a_fork_ships_its_own_records_and_the_parent_goes_on
         assert line["traceNumber"] == len(numbers)
         numbers.append(line["caller"]["props"]["n"])
     assert sorted(sessions.values()) == [list(range(30)), list(range(100, 110))]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+async def test_a_child_of_multiprocessing_delivers_its_last_records(tmp_path):
+    async with local_server(tmp_path) as server:
+        await run_program(
+            """
+            import multiprocessing
+            child = multiprocessing.get_context("fork").Process(target=Order().place, args=[7])
+            child.start()
+            child.join()
+            Order().place(8)
+            """,
+            server,
+            tmp_path,
+        )
+        await until(lambda: server.statistics().records == 2)
 
 
 def test_where_no_thread_can_be_started_records_are_kept(client, monkeypatch, caplog):
