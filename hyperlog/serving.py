@@ -17,7 +17,7 @@ from hyperlog.server import Server
 
 __all__ = ["serve"]
 
-ANNOUNCE_PATIENCE: Final = 1.5  # s until the key is printed though it is not announced yet
+ANNOUNCE_PATIENCE: Final = 1.2  # s until the key is printed though it is not announced yet
 WATCH_INTERVAL: Final = 1.0  # s between two looks at the announcement
 
 
