@@ -5,11 +5,14 @@
     ├── KeyFileError                keys.dat is missing, broken or unsafe    KEY_FILE_ERROR
     ├── PeerProtocolError           bytes from a peer that break the rules   PEER_PROTOCOL_ERROR
     │   ├── BadGreeting             the server's first message               BAD_GREETING
+    │   ├── BadAnswer               a later one                              BAD_ANSWER
     │   └── BadRecord               a client's message                       BAD_RECORD
+    ├── ServerRefused               the server turned this client away       SERVER_REFUSED
     ├── SessionError
     │   └── SessionRewound          a failed write took back what this       SESSION_REWOUND
     │                               connection had handed over
     └── SinkError                   records cannot be stored                 SINK_ERROR
+        └── LogQuotaReached         until there is room again                LOG_QUOTA_REACHED
 
 Errors of the network below are hyperlog.dht's own tree. `code` names the kind for programs and
 logs; the message says what to do next.
@@ -20,12 +23,15 @@ from __future__ import annotations
 from typing import ClassVar
 
 __all__ = [
+    "BadAnswer",
     "BadGreeting",
     "BadRecord",
     "ConfigError",
     "HyperlogError",
     "KeyFileError",
+    "LogQuotaReached",
     "PeerProtocolError",
+    "ServerRefused",
     "SessionError",
     "SessionRewound",
     "SinkError",
@@ -56,8 +62,22 @@ class BadGreeting(PeerProtocolError):
     code = "BAD_GREETING"
 
 
+class BadAnswer(PeerProtocolError):
+    code = "BAD_ANSWER"
+
+
 class BadRecord(PeerProtocolError):
     code = "BAD_RECORD"
+
+
+class ServerRefused(HyperlogError):
+    """`refusal` is the server's code for the reason, of docs/protocol/session.md section 2."""
+
+    code = "SERVER_REFUSED"
+
+    def __init__(self, refusal: str, reason: str) -> None:
+        super().__init__(f"the server refused this client: {reason} ({refusal})")
+        self.refusal = refusal
 
 
 class SessionError(HyperlogError):
@@ -71,4 +91,14 @@ class SessionRewound(SessionError):
 
 
 class SinkError(HyperlogError):
+    """Lines were not stored, or only some of them; `lines_written` leading ones were."""
+
     code = "SINK_ERROR"
+
+    def __init__(self, message: str, lines_written: int = 0) -> None:
+        super().__init__(message)
+        self.lines_written = lines_written
+
+
+class LogQuotaReached(SinkError):
+    code = "LOG_QUOTA_REACHED"

@@ -15,7 +15,7 @@ class Sink(Protocol):
         """Store `lines` (JSON texts without newline) of one key, in order, all or an error.
 
         Raises:
-            SinkError: some of the lines may not be stored.
+            SinkError: only its `lines_written` leading lines are stored.
         """
 
     def resume(self, remote_key: bytes) -> list[tuple[str, int]]:
