@@ -9,6 +9,7 @@ Source: hypertrace-logger start-server.js; docs/protocol/trace-protocol.md secti
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 from pathlib import Path
 
@@ -21,8 +22,11 @@ MAX_SIZE = 64 * 1024  # bytes; the file has about 230
 MODE = 0o600
 
 
-def load_keys(path: str | os.PathLike[str]) -> KeyPair:
+def load_keys(path: str | os.PathLike[str], *, private: bool = False) -> KeyPair:
     """The key pair in the file at `path`.
+
+    With `private` it is refused if others than its owner can read or write it. The JavaScript
+    server makes such files; `chmod 600` makes them usable, for that server too.
 
     Raises:
         KeyFileError: there is none, or it cannot be read or used; the text names the file and what
@@ -30,6 +34,8 @@ def load_keys(path: str | os.PathLike[str]) -> KeyPair:
     """
     try:
         with open(path, "rb") as file:
+            if private and (fault := _open_to_others(os.fstat(file.fileno()), path)) is not None:
+                raise KeyFileError(fault)
             data = file.read(MAX_SIZE + 1)
     except FileNotFoundError:
         raise KeyFileError(
@@ -69,8 +75,9 @@ def create_keys(path: str | os.PathLike[str], key_pair: KeyPair | None = None) -
     return key_pair
 
 
-def load_or_create_keys(path: str | os.PathLike[str]) -> KeyPair:
-    """The key pair in the file at `path`, which is made if there is none.
+def load_or_create_keys(path: str | os.PathLike[str], *, private: bool = False) -> KeyPair:
+    """The key pair in the file at `path`, which is made if there is none; `private` is as for
+    `load_keys`.
 
     Several processes that start together get the same pair.
 
@@ -84,23 +91,23 @@ def load_or_create_keys(path: str | os.PathLike[str]) -> KeyPair:
             if not os.path.lexists(path):
                 raise
             # Another process was faster.
-    return load_keys(path)
+    return load_keys(path, private=private)
 
 
 def permission_warning(path: str | os.PathLike[str]) -> str | None:
-    """What to tell the operator if others can read the file, else None.
-
-    The JavaScript server makes its file readable by all, so that is no error.
-    """
-    if os.name != "posix":
-        return None  # mode bits do not tell there
+    """What to tell the operator if others can read the file, else None."""
     try:
-        mode = stat.S_IMODE(os.stat(path).st_mode)
+        return _open_to_others(os.stat(path), path)
     except OSError:
         return None
-    if not mode & 0o077:
+
+
+def _open_to_others(status: os.stat_result, path: str | os.PathLike[str]) -> str | None:
+    mode = stat.S_IMODE(status.st_mode)
+    if os.name != "posix" or not mode & 0o077:  # mode bits tell nothing elsewhere
         return None
-    return f"{path} holds a secret key and is open to others (mode {mode:04o}): chmod 600 {path}"
+    name = shlex.quote(os.fspath(path))
+    return f"{path} holds a secret key and is open to others (mode {mode:04o}): chmod 600 {name}"
 
 
 def _write_new(path: Path, data: bytes) -> None:

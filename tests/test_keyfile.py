@@ -172,3 +172,24 @@ def test_a_file_open_to_others_is_warned_about(path):
     path.chmod(0o644)
     assert f"chmod 600 {path}" in permission_warning(path)
     assert permission_warning(path.with_name("nothing")) is None
+
+
+@posix
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o660, 0o602])
+def test_a_file_that_has_to_be_private_is_refused_until_it_is(path, mode):
+    path.write_text(json.dumps(FIELDS))
+    path.chmod(mode)
+    with pytest.raises(KeyFileError, match=f"chmod 600 {path}") as caught:
+        load_or_create_keys(path, private=True)
+    assert FIELDS["secretKey"] not in str(caught.value)
+    path.chmod(0o600)
+    assert load_or_create_keys(path, private=True) == PAIR
+
+
+@posix
+def test_the_command_to_run_is_quoted(tmp_path):
+    path = tmp_path / "my keys.dat"
+    path.write_text(json.dumps(FIELDS))
+    path.chmod(0o644)
+    with pytest.raises(KeyFileError, match=f"chmod 600 '{path}'"):
+        load_keys(path, private=True)
