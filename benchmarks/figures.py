@@ -19,13 +19,14 @@ PYTHON_TO_JS = "Python → JS"
 
 
 class Target(Struct):
-    """What a figure's median should be."""
+    """What a figure should be: its median, or with `every` each single value."""
 
     bound: float
     at_most: bool = False
     """else at least"""
     times_js: bool = False
     """`bound` is a multiple of the JavaScript pair's median in the same run"""
+    every: bool = False
 
 
 class Figure(Struct):
