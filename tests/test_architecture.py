@@ -61,6 +61,7 @@ ARROWS: dict[str, set[str]] = {
     "worker": set(),
     "records": {"replacer", "trace"},
     "spool": {"records"},
+    "diskspool": set(),
     "session": {"records", "spool", "trace"},
     "doorbell": set(),
     "sinks": {"records", "sinks"},
