@@ -395,15 +395,20 @@ class Listener(trio.abc.Listener[Connection]):
 
     async def _hand_over(self, connection: Connection) -> None:
         """Give the connection to `accept` once the peer has proved that it holds its key."""
+        opened = False
         try:
             with trio.fail_after(OPEN_TIMEOUT):
                 await connection.opened()
-            self._send.send_nowait(connection)
-        except (trio.TooSlowError, trio.BrokenResourceError, trio.ClosedResourceError):
-            self._counts.failed += 1
+                opened = True
+                await self._send.send(connection)
+        except trio.TooSlowError:
+            if opened:
+                self._counts.dropped += 1  # nobody accepts
+            else:
+                self._counts.failed += 1
             connection.abort()
-        except trio.WouldBlock:
-            self._counts.dropped += 1
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self._counts.failed += 1
             connection.abort()
         except trio.Cancelled:
             connection.abort()
