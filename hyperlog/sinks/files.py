@@ -362,7 +362,7 @@ class FileSink:
         """`sessions` are those of the files before it, if a new file is expected."""
         path = str(self.path(remote_key))
         if len(self._files) >= self._max_open_files:
-            self._close_idle(1)
+            self._close_idle(len(self._files) - self._max_open_files + 1)
         try:
             descriptor = self._open_descriptor(path)
         except OSError as error:

@@ -27,7 +27,7 @@ IDENTITY: Final = frozenset(
     ("time", "userId", "note", "gap", "traceTimestamp", "traceSessionId", "traceNumber", "id")
 )
 MAX_IDENTITY: Final = 2048  # bytes of all these values together that are never cut
-MAX_MEMBERS: Final = 32 * 1024  # of an object or array that is opened, some milliseconds
+MAX_MEMBERS: Final = 64 * 1024  # of an object or array that is opened, up to 10 ms
 MAX_COUNTED: Final = 1024 * 1024  # bytes; in more, commas inside of strings count as members
 MAX_DEPTH: Final = 32
 MARK_SIZE: Final = 24  # bytes of a mark, with room for 9 digits
@@ -38,7 +38,9 @@ _decode_array = msgspec.json.Decoder(list[Raw]).decode
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 
 
-class _Identity(Struct, rename="camel", gc=False):
+class _Known(Struct, rename="camel", gc=False):
+    """The members of a line that a server or client of ours writes."""
+
     time: Raw | UnsetType = UNSET
     user_id: Raw | UnsetType = UNSET
     note: Raw | UnsetType = UNSET
@@ -46,9 +48,15 @@ class _Identity(Struct, rename="camel", gc=False):
     trace_timestamp: Raw | UnsetType = UNSET
     trace_session_id: Raw | UnsetType = UNSET
     trace_number: Raw | UnsetType = UNSET
+    id: Raw | UnsetType = UNSET
+    props: Raw | UnsetType = UNSET
+    object: Raw | UnsetType = UNSET
+    caller: Raw | UnsetType = UNSET
+    parent_object: Raw | UnsetType = UNSET
 
 
-_decode_identity = msgspec.json.Decoder(_Identity).decode
+_decode_known = msgspec.json.Decoder(_Known).decode
+_NAMES = [(field.name, field.encode_name) for field in msgspec.structs.fields(_Known)]
 
 
 def cut_line(line: bytes, limit: int) -> bytes:
@@ -59,39 +67,29 @@ def cut_line(line: bytes, limit: int) -> bytes:
     """
     if len(line) <= limit:
         return line
+    room = limit - len(LAST) - 2
     try:
-        members = _opened_object(line)
-        if members is not None:
-            members.pop("cut", None)
-            values = _shrunk(members.items(), limit - len(LAST) - 2)
-            if values is not None:
-                return b"{" + b",".join(values) + b"," + LAST
-        return _identity_alone(line, limit)
+        members = _members(line)
+        values = _shrunk(members.items(), room)
+        if values is None:
+            identity = {name: value for name, value in members.items() if name in IDENTITY}
+            values = _shrunk(identity.items(), room)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return b'{"note":%b,%b' % (_mark(line), LAST)
-
-
-def _identity_alone(line: bytes, limit: int) -> bytes:
-    """For a line with very many members: those of a record are known, the others are left out."""
-    found = _decode_identity(line)
-    values = []
-    for name in found.__struct_fields__:
-        value = getattr(found, name)
-        if value is not UNSET:
-            text = bytes(value)
-            text = text if len(text) <= MAX_IDENTITY // 8 else _mark(text)
-            values.append(b"%b:%b" % (_name(_WIRE_NAMES[name]), text))
-    values.append(b'"record":' + _mark(line))
+        values = None
+    if values is None:
+        values = [b'"note":' + _mark(line)]
     return b"{" + b",".join(values) + b"," + LAST
 
 
-_WIRE_NAMES = {field.name: field.encode_name for field in msgspec.structs.fields(_Identity)}
-
-
-def _opened_object(data: bytes) -> dict[str, bytes] | None:
-    if not _may_be_opened(data):
-        return None
-    return {name: bytes(value) for name, value in _decode_object(data).items()}
+def _members(line: bytes) -> dict[str, bytes]:
+    """The members of a line; where there are too many, those that are known."""
+    if _may_be_opened(line):
+        members = {name: bytes(value) for name, value in _decode_object(line).items()}
+        members.pop("cut", None)
+        return members
+    known = _decode_known(line)
+    found = ((name, getattr(known, attribute)) for attribute, name in _NAMES)
+    return {name: bytes(value) for name, value in found if value is not UNSET}
 
 
 def _may_be_opened(data: bytes) -> bool:

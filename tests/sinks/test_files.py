@@ -7,8 +7,11 @@ import json
 import os
 import shutil
 import stat
+import subprocess
 import sys
 import threading
+import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -27,6 +30,7 @@ from hyperlog.records import (
 )
 from hyperlog.sinks import files, scan
 from hyperlog.sinks.files import FileSink
+from hyperlog.sinks.folder import FilePolicy
 
 CAPTURE = Path(__file__).parents[1] / "vectors" / "dht" / "capture-trace-logger.json"
 KEY = bytes(range(32))
@@ -303,6 +307,124 @@ def test_too_many_open_files_are_survived_by_closing_ours(tmp_path):
     assert sink.path(OTHER).read_bytes() == b"b\n"
 
 
+def numbers(path: Path) -> list[int]:
+    """Numbers of the records that a reader of the file finds."""
+    found = []
+    for line in path.read_bytes().split(b"\n"):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if "traceNumber" in record:
+            found.append(record["traceNumber"])
+    return found
+
+
+@contextmanager
+def file_size_limit(size: int):
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@linux
+@pytest.mark.parametrize("synced", [False, True])
+@pytest.mark.parametrize("torn", [False, True])
+def test_a_write_that_fails_at_any_byte_tells_which_lines_are_there(tmp_path, synced, torn):
+    sink = FileSink(tmp_path / "logs", synced=synced)
+    lines = [trace_line(n, pad=n * 7) for n in range(1, 5)]
+    before = trace_line(0) + b"\n" + (b'{"torn' if torn else b"")
+    for offset in range(sum(map(len, lines)) + len(lines) + torn):
+        sink.path(KEY).write_bytes(before)
+        with file_size_limit(len(before) + offset):
+            with pytest.raises(SinkError, match="ulimit -f") as caught:
+                sink.write(KEY, lines, 0)
+            written = caught.value.lines_written
+            assert numbers(sink.path(KEY)) == list(range(written + 1))
+            assert sink.resume(KEY) == [("77", written)]
+        sink.write(KEY, lines[written:], 0)
+        if synced:
+            sink.sync(KEY)
+        assert numbers(sink.path(KEY)) == [0, 1, 2, 3, 4]
+        assert sink.resume(KEY) == [("77", 4)]
+        sink.close()
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 64 KiB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=64k,mode=700", "tmpfs", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        may_skip = not (os.environ.get("CI") == "true" and os.geteuid() == 0)
+        assert may_skip, done.stderr
+        pytest.skip(f"a small file system cannot be mounted: {done.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@linux
+@pytest.mark.parametrize("filler", [0, 1, 100, 4095])
+def test_a_file_system_that_is_full_keeps_whole_lines_and_goes_on_when_it_is_not(
+    small_disk, filler
+):
+    sink = FileSink(small_disk, synced=True)
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(b"x" * 16 * 1024)
+    sink.write(KEY, [note_line("x" * filler, "")], 0)
+    sent = 0
+    faults = 0
+    while sent < 400:
+        lines = [trace_line(n, pad=n % 50) for n in range(sent, min(sent + 7, 400))]
+        try:
+            sink.write(KEY, lines, 0)
+            sink.sync(KEY)
+            sent += len(lines)
+        except SinkError as error:
+            faults += 1
+            sent += error.lines_written
+            assert numbers(sink.path(KEY)) == list(range(sent))
+            assert sink.resume(KEY) == [("77", sent - 1)]
+            if ballast.exists():
+                ballast.unlink()
+            else:
+                break
+    assert faults == 2
+    assert numbers(sink.path(KEY)) == list(range(sent))
+    sink.close()
+
+
+def test_a_failed_sync_tells_what_the_file_still_holds(tmp_path, monkeypatch):
+    sink = FileSink(tmp_path, synced=True)
+    sink.write(KEY, [trace_line(0)], 0)
+    sink.sync(KEY)
+    sink.write(KEY, [trace_line(n) for n in range(1, 4)], 0)
+
+    def fail(descriptor: int) -> None:
+        # What the system could not write back, it drops: here all behind the second line.
+        os.truncate(descriptor, 2 * len(trace_line(0)) + 10)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "_sync_data", fail)
+        with pytest.raises(SinkError, match="check the disk") as caught:
+            sink.sync(KEY)
+    assert caught.value.lines_written == 1
+    sink.write(KEY, [trace_line(n) for n in range(2, 4)], 0)
+    sink.sync(KEY)
+    assert numbers(sink.path(KEY)) == [0, 1, 2, 3]
+    sink.close()
+
+
 def test_sync_reaches_the_disk(sink):
     sink.sync(KEY)
     sink.write(KEY, [b"a"], 0)
@@ -384,3 +506,149 @@ def test_what_cannot_be_read_is_told(sink):
     sink.path(KEY).mkdir()
     with pytest.raises(SinkError, match="cannot read"):
         sink.resume(KEY)
+
+
+# -- rotation
+
+
+def rotated(sink: FileSink) -> list[str]:
+    return sorted(path.name[64:] for path in sink.folder.iterdir() if path != sink.path(KEY))
+
+
+def test_a_file_that_would_grow_too_large_is_rotated_first(tmp_path):
+    sink = FileSink(tmp_path, policy=FilePolicy(rotate_size=2000))
+    for number in range(30):
+        sink.write(KEY, [trace_line(number, str(number % 3))], 0)
+    names = rotated(sink)
+    assert len(names) == sink.rotations == 3
+    assert set(names) == {f".log.{n}" for n in range(1, len(names) + 1)}
+    assert all(path.stat().st_size <= 2000 for path in sink.folder.iterdir())
+    everything = [sink.table.rotated_path(KEY, n) for n in range(1, len(names) + 1)]
+    assert [n for path in [*everything, sink.path(KEY)] for n in numbers(path)] == list(range(30))
+    assert FileSink(tmp_path).resume(KEY) == [("0", 27), ("1", 28), ("2", 29)]
+    sink.close()
+
+
+def test_a_new_file_begins_with_what_the_files_before_it_hold(tmp_path):
+    sink = FileSink(tmp_path, policy=FilePolicy(rotate_size=2000))
+    sink.write(KEY, [trace_line(0, str(n)) for n in range(70)], 0)
+    sink.write(KEY, [trace_line(1, "5")], 0)
+    first = json.loads(sink.path(KEY).read_bytes().split(b"\n")[0])
+    assert list(first) == ["time", "note", "sessions"]
+    assert first["note"] == "Log continues"
+    assert first["sessions"] == {str(n): 0 for n in range(6, 70)}
+    sink.table.rotated_path(KEY, 1).unlink()  # retention
+    latest = [(str(n), 0) for n in range(7, 70)] + [("5", 1)]
+    assert sink.resume(KEY) == FileSink(tmp_path).resume(KEY) == latest
+    sink.close()
+
+
+def test_resumption_survives_rotation_by_a_sink_that_did_not_begin_the_file(tmp_path):
+    FileSink(tmp_path).write(KEY, [trace_line(3, "1"), trace_line(4, "2")], 0)
+    sink = FileSink(tmp_path, policy=FilePolicy(rotate_size=700))
+    sink.write(KEY, [trace_line(5, "2")], 0)
+    sink.write(KEY, [trace_line(6, "2")], 0)
+    assert sink.rotations
+    sink.table.rotated_path(KEY, 1).unlink()
+    assert sink.resume(KEY) == [("1", 3), ("2", 6)]
+    sink.close()
+
+
+@posix
+def test_a_file_that_others_rotated_is_continued_the_same_way(sink):
+    sink.write(KEY, [trace_line(4, "1"), trace_line(9, "2")], 0)
+    path = sink.path(KEY)
+    path.rename(f"{path}.1")
+    sink.write(KEY, [trace_line(5, "1")], 2)
+    Path(f"{path}.1").unlink()
+    assert sink.resume(KEY) == [("2", 9), ("1", 5)]
+
+
+@posix
+def test_the_line_that_continues_a_log_is_repeated_when_it_was_torn(tmp_path):
+    sink = FileSink(tmp_path)
+    sink.write(KEY, [trace_line(4, "1")], 0)
+    sink.close()
+    header = scan.continuation_line({"1": 4}, NOW) + b"\n"
+    path = sink.path(KEY)
+    path.rename(f"{path}.1")
+    for cut in range(len(header)):
+        sink = FileSink(tmp_path)
+        path.write_bytes(header[:cut])
+        assert sink.resume(KEY) == [("1", 4)]
+        sink.write(KEY, [trace_line(5, "2")], 0)
+        sink.close()
+        gone = Path(f"{path}.1").rename(tmp_path / "gone")
+        assert sink.resume(KEY) == [("1", 4), ("2", 5)]
+        gone.rename(f"{path}.1")
+
+
+def test_a_file_is_rotated_at_its_age_even_after_a_restart(tmp_path):
+    sink = FileSink(tmp_path, policy=FilePolicy(rotate_age=3600))
+    sink.write(KEY, [note_line("x", iso_time(time.time() - 3500))], 0)
+    sink.close()
+    sink.write(KEY, [trace_line(0)], 0)
+    assert sink.rotations == 0
+    sink.close()
+    sink.path(KEY).write_bytes(note_line("x", iso_time(time.time() - 3700)) + b"\n")
+    sink.write(KEY, [trace_line(1)], 0)
+    assert sink.rotations == 1
+    assert numbers(sink.path(KEY)) == [1]
+    sink.close()
+
+
+@not_root
+def test_a_file_that_cannot_be_rotated_is_written_on(tmp_path):
+    sink = FileSink(tmp_path, policy=FilePolicy(rotate_size=100))
+    sink.write(KEY, [trace_line(0)], 0)
+    tmp_path.chmod(0o500)
+    try:
+        sink.write(KEY, [trace_line(1)], 0)
+    finally:
+        tmp_path.chmod(0o700)
+    assert numbers(sink.path(KEY)) == [0, 1]
+    sink.close()
+
+
+def test_a_rename_that_fails_is_tried_again_later(tmp_path, monkeypatch):
+    sink = FileSink(tmp_path, policy=FilePolicy(rotate_size=100))
+    sink.write(KEY, [trace_line(0)], 0)
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "rename", fail)
+        sink.write(KEY, [trace_line(1)], 0)
+    sink.write(KEY, [trace_line(2)], files.ROTATION_RETRY - 1)
+    assert numbers(sink.path(KEY)) == [0, 1, 2]
+    sink.write(KEY, [trace_line(3)], files.ROTATION_RETRY)
+    assert numbers(sink.path(KEY)) == [3]
+    sink.close()
+
+
+def test_a_client_cannot_forge_what_a_log_continues(sink):
+    message = {
+        "traceSessionId": "9",
+        "traceNumber": 1,
+        "note": "Log continues",
+        "sessions": {"77": 1000},
+    }
+    record = parse_client_message_untrusted(json.dumps(message).encode())
+    forged = record_line(record, iso_time(NOW), b'"User-1___00010203"')
+    sink.write(KEY, [trace_line(4), forged], 0)
+    assert sink.resume(KEY) == [("77", 4), ("9", 1)]
+
+
+@linux
+def test_more_files_than_are_kept_open_stay_until_they_are_synced(tmp_path):
+    sink = FileSink(tmp_path, max_open_files=2, synced=True)
+    keys = [bytes([n]) * 32 for n in range(6)]
+    for key in keys:
+        sink.write(key, [b"line"], 0)
+    assert len(sink._files) == 6
+    for key in keys:
+        sink.sync(key)
+    sink.write(OTHER[:31] + b"x", [b"line"], 0)
+    assert len(sink._files) == 2
+    sink.close()
