@@ -37,9 +37,9 @@ async def serve(server: Server, *, as_json: bool) -> None:
         if as_json:
             host, port = server.address
             event = {"event": "started", "publicKey": key, "host": host, "port": port}
-            print(json.dumps(event), flush=True)
+            _write_line(json.dumps(event))
         else:
-            print(f"server started on {key}", flush=True)
+            _write_line(f"server started on {key}")
         _say(_reachability(server))
         _say(f"log files: {config.folder.resolve()}")
         _say(_lines_to_paste(key, server))
@@ -107,3 +107,9 @@ def _text(address: Address) -> str:
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
+
+
+def _write_line(text: str) -> None:
+    # In one write also where stdout is unbuffered: whoever reads the pipe gets a whole line.
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()

@@ -42,7 +42,9 @@ async def server_process(folder, bootstrap):
         )
     try:
         with trio.fail_after(START_TIMEOUT):
-            line = await process.stdout.receive_some()
+            line = b""
+            while not line.endswith(b"\n"):
+                line += await process.stdout.receive_some() or b"\n"
         match = re.fullmatch(rb"server started on ([0-9a-f]{64})\n", line)
         assert match, (folder / "stderr").read_text()
         yield process, bytes.fromhex(match[1].decode())
