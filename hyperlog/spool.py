@@ -71,6 +71,11 @@ class MemorySpool(Generic[T]):
         if text_size >= UNIT:
             pending.extend(repeat(None, min(text_size // UNIT, self._pending_limit)))
         pending.append(item)
+        if len(pending) > self._pending_limit:
+            self._push_out_pending()
+
+    def _push_out_pending(self) -> None:
+        pending = self._pending
         while len(pending) > self._pending_limit:
             try:
                 oldest = pending.popleft()
@@ -139,6 +144,8 @@ class MemorySpool(Generic[T]):
                 "delivered" if self.first_number <= self._delivered else "buffer-full"
             )
         self._pending_limit = (self._max_bytes - self._message_bytes) // UNIT
+        if len(self._pending) > self._pending_limit:
+            self._push_out_pending()
         return number
 
     def next_batch(self, max_bytes: int) -> list[bytes]:

@@ -107,7 +107,7 @@ class SessionFiles:
         self.lock = lock
         self.acknowledged = self._load_acknowledged()
         firsts = segments_in(os.listdir(self.folder))
-        for first, after in zip(firsts, [*firsts[1:], None], strict=True):
+        for first, after in zip(firsts, [*firsts[1:], None], strict=False):
             last = MAX_NUMBER if after is None else after - 1
             self._segments.append(_Segment(first, last, self._path(segment_name(first))))
         self.last_number = self.acknowledged
@@ -167,12 +167,14 @@ class SessionFiles:
 
         After an OSError those up to `last_number` are written.
         """
+        limit = min(MAX_WRITE, self._segment_bytes)
         start, size = 0, 0
         for end, message in enumerate(messages):
-            if size and size + len(message) > MAX_WRITE:
+            record_size = HEADER_SIZE + len(message)
+            if size and size + record_size > limit:
                 self._append_chunk(number + start, messages[start:end])
                 start, size = end, 0
-            size += len(message) + HEADER_SIZE
+            size += record_size
         if start < len(messages):
             self._append_chunk(number + start, messages[start:] if start else messages)
 
@@ -193,7 +195,7 @@ class SessionFiles:
             writer = self._begin_segment(number, len(data))
             writer.append(data)
         except OSError:
-            self._end_segment()
+            self._end_failed_segment()
             raise
         segments[-1].last = self.last_number = number + len(messages) - 1
 
@@ -225,6 +227,12 @@ class SessionFiles:
         writer, self._writer = self._writer, None
         if writer is not None:
             writer.close()
+
+    def _end_failed_segment(self) -> None:
+        empty = self._writer is not None and self._writer.size == 0
+        self._end_segment()
+        if empty:
+            self._remove(self._segments[-1])
 
     def note_lost(self, first: int, last: int, reason: str) -> None:
         """Remember why numbers are missing, for the process that takes the session over."""

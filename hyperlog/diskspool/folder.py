@@ -180,7 +180,7 @@ class SpoolFolder:
             firsts = segments_in(os.listdir(folder))
         except OSError:
             return
-        for first, after in zip(firsts, [*firsts[1:], None], strict=True):
+        for first, after in zip(firsts, [*firsts[1:], None], strict=False):
             try:
                 status = os.stat(os.path.join(folder, segment_name(first)))
             except OSError:

@@ -136,6 +136,7 @@ class SpooledSession:
             self._save(self._files, first, messages)
         if self._memory_bytes > self._max_cache_bytes:
             self._trim_memory()
+        self._update_first()  # also where room was made on the disk
 
     def _put_around_large(self, messages: Sequence[bytes]) -> None:
         for message in messages:
@@ -174,7 +175,6 @@ class SpooledSession:
             if self.fault is not None:
                 logger.warning("the spool can be written again")
                 self.fault = None
-            self._update_first()  # room may have been made
 
     def _spill(self, files: SessionFiles) -> None:
         """Write what waits in memory."""
@@ -202,7 +202,6 @@ class SpooledSession:
             self._memory_first += 1
         if lost_from >= 0:
             self._add_hole(lost_from, self._memory_first - 1, "buffer-full")
-            self._update_first()
 
     def _add_hole(self, first: int, last: int, reason: str) -> None:
         for holes in (self._holes, self._unnoted):

@@ -369,4 +369,8 @@ class SessionAgainstModel(RuleBasedStateMachine):
 
 
 TestSessionAgainstModel = SessionAgainstModel.TestCase
-TestSessionAgainstModel.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestSessionAgainstModel.settings = settings(
+    max_examples=1500 if os.environ.get("HYPERLOG_LONG") else 150,
+    stateful_step_count=40,
+    deadline=None,
+)
