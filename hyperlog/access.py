@@ -18,7 +18,6 @@ import logging
 import os
 import re
 import stat
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -103,16 +102,12 @@ class Access:
         """Whether keys that are not listed are let in at present."""
         return self._learning
 
-    def firewall(self, now: Callable[[], float]) -> Callable[[bytes, object, object], bool]:
-        """For `DHT.listen`: refuses(remote_public_key, payload, address)."""
-
-        def refuses(key: bytes, payload: object, address: object) -> bool:
-            self.check(now())
-            allowed = self.allows(key)
-            self.refused += not allowed
-            return not allowed
-
-        return refuses
+    def refuses(self, key: bytes, now: float) -> bool:
+        """Whether a handshake of this key is to be passed over in silence; counts those."""
+        self.check(now)
+        refused = not self.allows(key)
+        self.refused += refused
+        return refused
 
     def allows(self, key: bytes) -> bool:
         """Whether the owner of a key may come, as far as the list was read."""

@@ -14,18 +14,22 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
-from typing import Any, Final, TypeAlias, TypedDict
+from typing import Any, Final, Literal, TypeAlias, TypedDict
 
 import trio
 
+from hyperlog.access import AccessPolicy
 from hyperlog.dht import BOOTSTRAP_NODES, KeyPair
 from hyperlog.errors import ConfigError, KeyFileError
 from hyperlog.keyfile import load_or_create_keys
+from hyperlog.limits import ServerLimits
+from hyperlog.sinks.folder import FilePolicy
 
 __all__ = [
     "ClientConfig",
     "ClientOptions",
     "ServerConfig",
+    "ServerOptions",
     "application_name",
     "client_keys_path",
     "parse_address",
@@ -42,6 +46,8 @@ Channel: TypeAlias = trio.abc.Channel[bytes]
 DEFAULT_FOLDER: Final = Path("logs")
 DEFAULT_KEYS: Final = Path("keys.dat")
 DEFAULT_HOST: Final = "0.0.0.0"
+DEFAULT_MAX_LINE: Final = 64 * 1024  # bytes; above that many tailers cut or drop lines
+MIN_MAX_LINE: Final = 4096  # bytes; what identifies a record has to fit
 MAX_BOOTSTRAP: Final = 64  # nodes
 MAX_APPLICATION_NAME: Final = 64  # characters
 
@@ -134,6 +140,21 @@ def client_keys_path(application: str | None = None) -> Path:
     return data / "hyperlog" / (application or application_name()) / "keys.dat"
 
 
+class ServerOptions(TypedDict, total=False):
+    """What a server takes beside its place in the network; all of it optional."""
+
+    durability: Literal["write", "fsync"]
+    """what an acknowledged record survives: with "write", the default, the server's process; with
+    "fsync" its machine"""
+    max_line: int
+    """bytes; longer lines are cut"""
+    files: FilePolicy
+    """rotation, retention and quotas of the log files"""
+    limits: ServerLimits
+    access: AccessPolicy
+    """who may come; by default anybody"""
+
+
 @dataclass(frozen=True, slots=True)
 class ServerConfig:
     """What a server needs to know; made by `ServerConfig.checked`."""
@@ -146,6 +167,11 @@ class ServerConfig:
     """IPv4 address to bind"""
     port: int | None
     """UDP port; None for any"""
+    durability: Literal["write", "fsync"]
+    max_line: int
+    files: FilePolicy
+    limits: ServerLimits
+    access: AccessPolicy
 
     @classmethod
     def checked(
@@ -157,6 +183,11 @@ class ServerConfig:
         host: str = DEFAULT_HOST,
         port: int | None = None,
         local: bool = False,
+        durability: Literal["write", "fsync"] = "write",
+        max_line: int = DEFAULT_MAX_LINE,
+        files: FilePolicy | None = None,
+        limits: ServerLimits | None = None,
+        access: AccessPolicy | None = None,
     ) -> ServerConfig:
         """Check the settings; None stands for the default.
 
@@ -173,6 +204,10 @@ class ServerConfig:
             raise ConfigError(
                 f"{host!r} is no IPv4 address to bind; leave it out for all of them"
             ) from None
+        if durability not in ("write", "fsync"):
+            raise ConfigError(f"durability is 'write' or 'fsync', not {durability!r}")
+        if max_line < MIN_MAX_LINE:
+            raise ConfigError(f"a line needs room for {MIN_MAX_LINE} bytes, not {max_line}")
         nodes: tuple[Address, ...] = ()
         if not local:
             nodes = tuple(BOOTSTRAP_NODES) if bootstrap is None else parse_bootstrap(bootstrap)
@@ -182,6 +217,11 @@ class ServerConfig:
             bootstrap=nodes,
             host=host,
             port=port or None,
+            durability=durability,
+            max_line=max_line,
+            files=FilePolicy() if files is None else files,
+            limits=ServerLimits() if limits is None else limits,
+            access=AccessPolicy() if access is None else access,
         )
 
 

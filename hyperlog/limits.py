@@ -39,8 +39,8 @@ class ServerLimits:
     """at a time, of peers that have not sent anything yet"""
     proof_time: float = 20.0
     """s until such a peer is cut off; an idle client's first keep-alive comes after 5"""
-    handshakes: float | None = 200.0
-    handshakes_per_source: float | None = 20.0
+    handshakes: float | None = 500.0
+    handshakes_per_source: float | None = 50.0
     """from one address; a site behind one NAT shares it"""
     records_per_key: float | None = 100_000.0
     bytes_per_key: float | None = 64 * 1024 * 1024

@@ -29,8 +29,7 @@ def path(tmp_path):
 
 def test_without_a_file_anybody_may_come():
     open_to_all = Access(AccessPolicy(), 0)
-    refuses = open_to_all.firewall(lambda: 0.0)
-    assert not refuses(A, None, None)
+    assert not open_to_all.refuses(A, 0)
     assert open_to_all.keys is None
     assert open_to_all.refused == 0
 
@@ -38,8 +37,7 @@ def test_without_a_file_anybody_may_come():
 def test_only_listed_keys_may_come(path):
     path.write_text(f"# hosts\n\n{A.hex()}  # a\n  {B.hex().upper()}\n")
     listed = Access(AccessPolicy(path), 0)
-    refuses = listed.firewall(lambda: 0.0)
-    assert [refuses(key, None, None) for key in (A, B, C)] == [False, False, True]
+    assert [listed.refuses(key, 0) for key in (A, B, C)] == [False, False, True]
     assert listed.keys == 2
     assert listed.refused == 1
 
@@ -102,17 +100,12 @@ def test_a_pipe_is_told_and_does_not_block(path):
 def test_a_changed_file_is_read_again_at_most_once_a_second(path):
     path.write_text(A.hex())
     listed = Access(AccessPolicy(path), 100.0)
-    now = 100.0
-    refuses = listed.firewall(lambda: now)
     path.write_text(f"{A.hex()}\n{B.hex()}")
-    now = 100.9
-    assert refuses(B, None, None)
-    now = 101.0
-    assert not refuses(B, None, None)
+    assert listed.refuses(B, 100.9)
+    assert not listed.refuses(B, 101.0)
     assert listed.revision == 0
     path.write_text(f"{B.hex()}")
-    now = 102.0
-    assert refuses(A, None, None)
+    assert listed.refuses(A, 102.0)
     assert listed.revision == 1  # open connections of A are to be ended
 
 
@@ -173,7 +166,7 @@ def test_a_number_of_keys_is_learned_and_then_no_more(path):
 
 def test_a_key_that_proved_nothing_is_not_learned(path):
     learning = Access(AccessPolicy(path, learn_count=1), 0)
-    assert not learning.firewall(lambda: 0.0)(A, None, None)
+    assert not learning.refuses(A, 0)
     assert learning.learning
     assert not path.exists()
 

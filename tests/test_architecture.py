@@ -54,8 +54,11 @@ EVERYWHERE = {"hyperlog.errors", "hyperlog.config"}
 EVERYTHING = {"*"}
 ARROWS: dict[str, set[str]] = {
     "errors": set(),
+    "access": set(),
+    "limits": set(),
+    "quantities": set(),
     "keyfile": {"dht"},
-    "config": {"dht", "keyfile"},
+    "config": {"access", "dht", "keyfile", "limits", "sinks"},
     "replacer": set(),
     "trace": set(),
     "worker": set(),
@@ -69,7 +72,7 @@ ARROWS: dict[str, set[str]] = {
     "shipper": {"dht", "doorbell", "records", "session", "spool", "trace"},
     "handler": {"client", "records", "trace"},
     "client": {"dht", "keyfile", "records", "session", "shipper", "spool", "trace", "worker"},
-    "server": {"connections", "dht", "keyfile", "records", "session", "sinks"},
+    "server": {"access", "limits", "connections", "dht", "keyfile", "records", "session", "sinks"},
     "sending": {"client", "dht", "records", "session", "shipper", "spool", "trace"},
     "serving": {"dht", "keyfile", "server", "sinks"},
     "cli": EVERYTHING,

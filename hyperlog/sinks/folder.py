@@ -12,11 +12,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Final
 
-from hyperlog.errors import LogQuotaReached
+from hyperlog.errors import ConfigError, LogQuotaReached
 
 __all__ = ["FilePolicy", "LogFolder"]
 
@@ -42,6 +42,16 @@ class FilePolicy:
     """nothing is written for a key while its files take up more"""
     max_keys: int | None = 10_000
     """no new key is taken while there are files of so many"""
+
+    def __post_init__(self) -> None:
+        for limit in fields(self):
+            value = getattr(self, limit.name)
+            if value is not None and not value > 0:
+                raise ConfigError(f"{limit.name} is {value}: a limit is above 0")
+        if self.quota is not None and self.keep_bytes is not None and self.keep_bytes > self.quota:
+            raise ConfigError(
+                f"{self.keep_bytes} bytes cannot be kept within a quota of {self.quota}"
+            )
 
 
 @dataclass(slots=True)
