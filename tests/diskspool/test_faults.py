@@ -6,6 +6,7 @@ size limit of a process's files and the mode of a folder.
 
 from __future__ import annotations
 
+import itertools
 import os
 import resource
 import shutil
@@ -139,8 +140,7 @@ def test_a_full_disk_costs_what_the_memory_cannot_hold(disk, clock):
 def test_a_disk_that_is_full_from_the_start_is_only_memory(disk):
     (disk / "ballast").write_bytes(bytes(900 * KIB))
     with open(disk / "more", "wb", buffering=0) as file, pytest.raises(OSError, match="space"):
-        while True:
-            file.write(bytes(4096))
+        file.writelines(itertools.repeat(bytes(4096)))
     session = SpoolFolder(disk / "spool").create("1")
     numbered(session, 500)
     assert session.fault is not None
