@@ -20,6 +20,7 @@ import trio
 
 from hyperlog.access import AccessPolicy
 from hyperlog.dht import BOOTSTRAP_NODES, KeyPair
+from hyperlog.diskspool import DEFAULT_MAX_SPOOL_BYTES, LEAST_MAX_SPOOL_BYTES
 from hyperlog.errors import ConfigError, KeyFileError
 from hyperlog.keyfile import load_or_create_keys
 from hyperlog.limits import ServerLimits
@@ -31,6 +32,7 @@ __all__ = [
     "ServerConfig",
     "ServerOptions",
     "application_name",
+    "client_data_path",
     "client_keys_path",
     "parse_address",
     "parse_bootstrap",
@@ -127,7 +129,20 @@ def application_name() -> str:
 
 
 def client_keys_path(application: str | None = None) -> Path:
-    """Where the key pair of an application is kept, in the user's data directory."""
+    """Where the key pair of an application is kept, in the user's data directory.
+
+    Raises:
+        RuntimeError: there is no home directory.
+    """
+    return client_data_path() / (application or application_name()) / "keys.dat"
+
+
+def client_data_path() -> Path:
+    """The folder of all applications' key pairs and spools.
+
+    Raises:
+        RuntimeError: there is no home directory.
+    """
     if sys.platform == "win32":
         folder = os.environ.get("APPDATA")
         data = Path(folder) if folder else Path.home() / "AppData" / "Roaming"
@@ -137,7 +152,7 @@ def client_keys_path(application: str | None = None) -> Path:
         # The specification of base directories says to ignore a relative path.
         folder = os.environ.get("XDG_DATA_HOME", "")
         data = Path(folder) if os.path.isabs(folder) else Path.home() / ".local" / "share"
-    return data / "hyperlog" / (application or application_name()) / "keys.dat"
+    return data / "hyperlog"
 
 
 class ServerOptions(TypedDict, total=False):
@@ -235,6 +250,13 @@ class ClientOptions(TypedDict, total=False):
     keys: str | os.PathLike[str] | None
     """file of the client's key pair, made if missing; None makes a fresh pair. By default there is
     one pair for each application, in the user's data directory"""
+    spool: str | os.PathLike[str] | None
+    """folder where records wait until the server has acknowledged them; None keeps them in memory
+    only. By default it is in the user's data directory, unless the key pair is fresh: the spool of
+    a key that nobody has any more is of no use"""
+    max_spool_bytes: int
+    """limit of the spool on disk, over all processes that share it; the oldest records give way.
+    Default: 256 MiB"""
     create_socket: Callable[[], Awaitable[Channel]] | None
     """gives a connection, in the place of the server's key; awaited under trio, after each loss
     again"""
@@ -263,6 +285,9 @@ class ClientConfig:
     """None with `create_socket`"""
     bootstrap: tuple[Address, ...]
     key_pair: KeyPair
+    spool: Path | None
+    """folder of this client and server alone; None for memory only"""
+    max_spool_bytes: int
     create_socket: Callable[[], Awaitable[Channel]] | None
     can_socket_reconnect: Callable[[], bool] | None
     ignore_class_names: frozenset[str]
@@ -277,8 +302,8 @@ class ClientConfig:
         """Check the options; read or make the key file.
 
         Raises:
-            ConfigError: a malformed key or address; both or none of `server_key` and
-                `create_socket`.
+            ConfigError: a malformed key or address, or too small a spool; both or none of
+                `server_key` and `create_socket`.
             KeyFileError: the key file that was named cannot be used.
             TypeError: an unknown option, or a callback that cannot be called.
         """
@@ -293,11 +318,22 @@ class ClientConfig:
         if (server_key is None) == (create_socket is None):
             raise ConfigError("a client needs the server's key, or else create_socket")
         bootstrap = options.get("bootstrap")
+        given = options.get("key_pair")
+        key_pair, is_kept = (given, True) if given is not None else _client_keys(options)
+        public_key = None if server_key is None else parse_public_key(server_key)
         ignored = options.get("ignore_class_names", ())
+        max_spool_bytes = options.get("max_spool_bytes", DEFAULT_MAX_SPOOL_BYTES)
+        if max_spool_bytes < LEAST_MAX_SPOOL_BYTES:
+            raise ConfigError(
+                f"a spool of {max_spool_bytes} bytes is too small, it needs at least "
+                f"{LEAST_MAX_SPOOL_BYTES}; spool=None keeps records in memory only"
+            )
         return cls(
-            server_key=None if server_key is None else parse_public_key(server_key),
+            server_key=public_key,
             bootstrap=tuple(BOOTSTRAP_NODES) if bootstrap is None else parse_bootstrap(bootstrap),
-            key_pair=options.get("key_pair") or _client_keys(options),
+            key_pair=key_pair,
+            spool=_client_spool(options, key_pair, is_kept, public_key),
+            max_spool_bytes=max_spool_bytes,
             create_socket=create_socket,
             can_socket_reconnect=options.get("can_socket_reconnect"),
             ignore_class_names=frozenset([ignored] if isinstance(ignored, str) else ignored),
@@ -320,17 +356,37 @@ _CALLBACKS = (
 )
 
 
-def _client_keys(options: ClientOptions) -> KeyPair:
+def _client_keys(options: ClientOptions) -> tuple[KeyPair, bool]:
+    """The client's key pair, and whether it is kept for the next run."""
     if options.get("create_socket") is not None and "keys" not in options:
-        return KeyPair.generate()  # whoever makes the connection has its own identity
+        return KeyPair.generate(), False  # whoever makes the connection has its own identity
     if "keys" in options:
         path = options["keys"]
-        return KeyPair.generate() if path is None else load_or_create_keys(path)
+        return (KeyPair.generate(), False) if path is None else (load_or_create_keys(path), True)
     try:
         path = client_keys_path()
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return load_or_create_keys(path)
+        return load_or_create_keys(path), True
     except (KeyFileError, OSError, RuntimeError) as err:  # RuntimeError: no home directory
         # Nobody asked for the file, so an application must not fail for want of it.
         logger.warning("no key pair is kept for this application, it gets a fresh one: %s", err)
-        return KeyPair.generate()
+        return KeyPair.generate(), False
+
+
+def _client_spool(
+    options: ClientOptions, key_pair: KeyPair, is_kept: bool, server_key: bytes | None
+) -> Path | None:
+    """A folder for each pair of keys: a server knows sessions by the key that they came with."""
+    folder = options.get("spool")
+    if folder is None:
+        if "spool" in options or not is_kept or server_key is None:
+            return None
+        try:
+            folder = client_keys_path().with_name("spool")
+        except RuntimeError:  # no home directory
+            return None
+    elif not is_kept and server_key is not None:
+        raise ConfigError("a spool is of no use with a fresh key pair: leave out one of the two")
+    if server_key is None:
+        return Path(folder)
+    return Path(folder) / f"{key_pair.public_key.hex()[:16]}-{server_key.hex()[:16]}"

@@ -58,7 +58,7 @@ ARROWS: dict[str, set[str]] = {
     "limits": set(),
     "quantities": set(),
     "keyfile": {"dht"},
-    "config": {"access", "dht", "keyfile", "limits", "sinks"},
+    "config": {"access", "dht", "diskspool", "keyfile", "limits", "sinks"},
     "replacer": set(),
     "trace": set(),
     "worker": set(),

@@ -193,6 +193,39 @@ def test_one_class_name_to_ignore_may_stand_alone():
     assert ClientConfig.checked(KEY, options).ignore_class_names == {"Noise"}
 
 
+def test_a_spool_belongs_to_a_kept_key_pair_and_a_server(data_home):
+    config = ClientConfig.checked(KEY, {})
+    assert config.spool is not None
+    assert config.spool.parent == client_keys_path().with_name("spool")
+    assert config.spool == ClientConfig.checked(KEY, {}).spool
+    other = ClientConfig.checked("5b" * 32, {}).spool
+    assert other is not None
+    assert other != config.spool
+    assert other.parent == config.spool.parent
+    assert ClientConfig.checked(KEY, {"key_pair": KeyPair.generate()}).spool != config.spool
+    given = ClientConfig.checked(KEY, {"spool": data_home / "mine"}).spool
+    assert given == data_home / "mine" / config.spool.name
+    assert not config.spool.exists()  # made when there is something to keep
+
+
+@pytest.mark.parametrize("options", [{"spool": None}, {"keys": None}])
+def test_records_are_kept_in_memory_on_demand_or_where_nobody_could_send_them(data_home, options):
+    assert ClientConfig.checked(KEY, options).spool is None
+
+
+def test_a_client_with_its_own_connections_has_a_spool_if_one_is_named(tmp_path):
+    assert ClientConfig.checked(None, {"create_socket": print}).spool is None
+    config = ClientConfig.checked(None, {"create_socket": print, "spool": tmp_path})
+    assert config.spool == tmp_path
+
+
+def test_the_limit_of_the_spool_has_a_default_and_a_least_value(data_home):
+    assert ClientConfig.checked(KEY, {}).max_spool_bytes == 256 * 1024 * 1024
+    assert ClientConfig.checked(KEY, {"max_spool_bytes": 2**20}).max_spool_bytes == 2**20
+    with pytest.raises(ConfigError, match="spool=None"):
+        ClientConfig.checked(KEY, {"max_spool_bytes": 1000})
+
+
 @pytest.mark.parametrize(
     ("script", "name"),
     [

@@ -14,7 +14,11 @@ limit. `SpooledSession` is one session's records, wherever they lie.
 
 from __future__ import annotations
 
-from hyperlog.diskspool.folder import DEFAULT_MAX_SPOOL_BYTES, SpoolFolder
+from hyperlog.diskspool.folder import (
+    DEFAULT_MAX_SPOOL_BYTES,
+    LEAST_MAX_SPOOL_BYTES,
+    SpoolFolder,
+)
 from hyperlog.diskspool.session import SpooledSession
 
-__all__ = ["DEFAULT_MAX_SPOOL_BYTES", "SpoolFolder", "SpooledSession"]
+__all__ = ["DEFAULT_MAX_SPOOL_BYTES", "LEAST_MAX_SPOOL_BYTES", "SpoolFolder", "SpooledSession"]

@@ -15,13 +15,13 @@ from hyperlog.diskspool.files import SessionFiles, segment_name, segments_in
 from hyperlog.diskspool.lock import SessionLock
 from hyperlog.diskspool.session import SpooledSession
 
-__all__ = ["DEFAULT_MAX_SPOOL_BYTES", "SpoolFolder"]
+__all__ = ["DEFAULT_MAX_SPOOL_BYTES", "LEAST_MAX_SPOOL_BYTES", "SpoolFolder"]
 
 logger = logging.getLogger("hyperlog.spool")
 
 DEFAULT_MAX_SPOOL_BYTES: Final = 256 * 1024 * 1024
 DEFAULT_MAX_MEMORY_BYTES: Final = 48 * 1024 * 1024  # for one session, while the disk has a fault
-LEAST_MAX_BYTES: Final = 64 * 1024
+LEAST_MAX_SPOOL_BYTES: Final = 64 * 1024
 SEGMENT_BYTES: Final = 4 * 1024 * 1024
 LEAST_SEGMENT_BYTES: Final = 4 * 1024
 WARN_INTERVAL: Final = 60.0  # s
@@ -69,10 +69,12 @@ class SpoolFolder:
         whose disk has a fault.
 
         Raises:
-            ValueError: `max_bytes` is below LEAST_MAX_BYTES.
+            ValueError: `max_bytes` is below LEAST_MAX_SPOOL_BYTES.
         """
-        if max_bytes < LEAST_MAX_BYTES:
-            raise ValueError(f"a spool needs at least {LEAST_MAX_BYTES} bytes, got {max_bytes}")
+        if max_bytes < LEAST_MAX_SPOOL_BYTES:
+            raise ValueError(
+                f"a spool needs at least {LEAST_MAX_SPOOL_BYTES} bytes, got {max_bytes}"
+            )
         self.path = os.path.abspath(path)
         self._max_bytes = max_bytes
         self._warn_at = 0.0
