@@ -36,6 +36,7 @@ CLIENT: Final = 1
 
 PORT_RANGE: Final = 5  # ports tried from the given one on, dht-rpc lib/io.js
 MAX_BACKLOG: Final = 256  # groups of datagrams waiting for a full kernel buffer
+MAX_STALE_TIMERS: Final = 1024  # entries of the heap that are kept without use
 MAX_FLUSH_ROUNDS: Final = 16  # calls of datagrams_to_send before other streams get their turn
 
 UDX_MAGIC: Final = b"\xff\x01"
@@ -61,6 +62,9 @@ class StreamHandler(Protocol):
 
     def handle_timer(self, now: float) -> None: ...
 
+    def destroy(self) -> None:
+        """End at once, and tell the peer."""
+
 
 @dataclass(frozen=True, slots=True)
 class SocketsStatistics:
@@ -85,7 +89,6 @@ class Sockets:
         self._references: dict[int, int] = {}
         self._factory = factory
         self._next_socket = 2
-        self._scopes: dict[int, trio.CancelScope] = {}
         self._nursery: trio.Nursery | None = None
         self._streams: dict[int, StreamHandler] = {}
         self._closed = ClosedStreams()
@@ -157,6 +160,8 @@ class Sockets:
                 await self._pump()
         finally:
             self._nursery = None
+            for stream in list(self._streams.values()):
+                stream.destroy()
             for sock in self._sockets.values():
                 sock.close()
             self._sockets.clear()
@@ -195,11 +200,8 @@ class Sockets:
             del self._references[socket]
             self.on_probe.pop(socket, None)
             sock = self._sockets.pop(socket, None)
-            scope = self._scopes.pop(socket, None)
-            if scope is not None:
-                scope.cancel()
             if sock is not None:
-                sock.close()
+                sock.close()  # which ends its receive loop
 
     def statistics(self) -> SocketsStatistics:
         return SocketsStatistics(
@@ -261,6 +263,10 @@ class Sockets:
         if known is None or timer < known:
             self._timer_at[stream_id] = timer
             heapq.heappush(self._timers, (timer, stream_id))
+            if len(self._timers) > MAX_STALE_TIMERS + 2 * len(self._timer_at):
+                # Replaced entries would stay until their time comes.
+                self._timers = [(at, stream_id) for stream_id, at in self._timer_at.items()]
+                heapq.heapify(self._timers)
             scope = self._pump_scope
             if scope is not None and timer < scope.deadline:
                 scope.deadline = timer
@@ -340,7 +346,10 @@ class Sockets:
                 continue
             del datagrams[:taken]
             with trio.move_on_after(1.0):  # a link that takes nothing for so long has lost them
-                await sock.wait_writable()
+                try:
+                    await sock.wait_writable()
+                except trio.ClosedResourceError:
+                    pass  # a pool socket that was given back: found out above
                 continue
             self._dropped += sum(len(group) for _, _, group in self._backlog)
             self._backlog.clear()
@@ -348,14 +357,14 @@ class Sockets:
     # -- datagrams in -----------------------------------------------------------------------------
 
     async def _receive_loop(self, index: int) -> None:
-        sock = self._sockets[index]
-        with trio.CancelScope() as scope:
-            self._scopes[index] = scope
-            while index in self._sockets:
-                try:
-                    await sock.wait_readable()
-                except trio.ClosedResourceError:
-                    return
+        # A pool socket may be given back before this task first runs, and in the very moment in
+        # which it becomes readable.
+        while (sock := self._sockets.get(index)) is not None:
+            try:
+                await sock.wait_readable()
+            except trio.ClosedResourceError:
+                return
+            if index in self._sockets:
                 batch = sock.receive_batch()
                 if batch:
                     self._dispatch(index, batch)
