@@ -34,7 +34,8 @@ READ_CHUNK: Final = (
     256 * 1024
 )  # bytes decrypted at a time, so that one reader does not hold the loop
 MAX_UNORDERED: Final = 256  # unordered messages kept for a reader; older ones are dropped
-LATE_TIMER: Final = 1.0  # s behind time, from which on our own process must have been stopped
+SILENCE_CHECK: Final = 1.0  # s between looks at how long a peer has been silent
+LATE_CHECK: Final = 0.25  # s behind time, from which on our own process must have been stopped
 LINGER: Final = 2.0  # s that aclose waits for the peer to confirm the end
 
 
@@ -73,9 +74,15 @@ class UDXStream(trio.abc.HalfCloseableStream):
         self._sockets = sockets
         self._heard_at = 0.0
         self._silence_limit: float | None = None
+        self._silence_check_at = 0.0
+        self._written = 0
+        self._acknowledged = 0
+        # Of each flight under way: the seq behind it, and which of the bytes written it completes.
+        self._flights: deque[tuple[int, int]] = deque()
         self._error: StreamError | None = None
         self._finished = False
         self._closed_here = False
+        self._destroyed = False
         self._ended = False
         self._readers = trio.lowlevel.ParkingLot()
         self._writers = trio.lowlevel.ParkingLot()
@@ -88,12 +95,16 @@ class UDXStream(trio.abc.HalfCloseableStream):
 
     def receive(self, data: bytes | memoryview, address: Address, socket: int, now: float) -> None:
         self.core.receive_datagram(data, address, now)
-        if self.socket is None and self.on_unconnected_packet is not None:
+        # The very first packet may be the peer's DESTROY: then there is nothing to connect to.
+        if self.socket is None and self.on_unconnected_packet is not None and not self.core.closed:
             self.on_unconnected_packet(socket, address)
 
     def batch_done(self, now: float) -> None:
         core = self.core
         self._heard_at = now
+        if not core.closed:
+            while self._flights and self._flights[0][0] <= core.acked_seq:
+                self._acknowledged = self._flights.popleft()[1]
         self._take_events()
         if self._readers and core.readable_bytes:
             self._readers.unpark_all()
@@ -110,14 +121,22 @@ class UDXStream(trio.abc.HalfCloseableStream):
             elif isinstance(event, EndReceived):
                 self._readers.unpark_all()
             elif isinstance(event, StreamClosed):
+                if event.error is None and not self._destroyed:
+                    self._acknowledged = self._written  # the peer has acknowledged our end
                 self._finish(event.error)
             event = core.next_event()
 
     def datagrams_to_send(self, now: float) -> list[tuple[Address, list[bytes]]]:
-        groups = self.core.datagrams_to_send(now)
-        if self._writers and self.core.unsent_bytes <= HIGH_WATER // 2:
+        core = self.core
+        groups = core.datagrams_to_send(now)
+        sent = self._written - core.unsent_bytes
+        if not core.closed and sent > (
+            self._flights[-1][1] if self._flights else self._acknowledged
+        ):
+            self._flights.append((core.next_seq, sent))
+        if self._writers and core.unsent_bytes <= HIGH_WATER // 2:
             self._writers.unpark_all()
-        if not groups and self.core.closed:
+        if not groups and core.closed:
             self._take_events()  # the last acknowledgement has gone out
         return groups
 
@@ -128,9 +147,9 @@ class UDXStream(trio.abc.HalfCloseableStream):
             if extra is not None and (timer is None or extra < timer):
                 timer = extra
         if self._silence_limit is not None:
-            dead_at = self._heard_at + self._silence_limit
-            if timer is None or dead_at < timer:
-                timer = dead_at
+            check_at = self._silence_check_at
+            if timer is None or check_at < timer:
+                timer = check_at
         return timer
 
     def handle_timer(self, now: float) -> None:
@@ -142,13 +161,19 @@ class UDXStream(trio.abc.HalfCloseableStream):
             self._check_silence(now, self._silence_limit)
 
     def _check_silence(self, now: float, limit: float) -> None:
-        late = now - (self._heard_at + limit)
-        if late > LATE_TIMER:
-            # We slept, not the peer: its packets may be waiting in the socket right now.
-            self._heard_at = now
-        elif late >= 0:
+        late = now - self._silence_check_at
+        if late < 0:
+            return
+        if late > LATE_CHECK:
+            # We slept, not the peer: its packets may be waiting in the socket right now, or it was
+            # never asked for one. That time does not count.
+            self._heard_at += late
+        if now >= self._heard_at + limit:
+            self._destroyed = True
             self.core.destroy(now)
             self._finish(StreamTimeout(f"nothing came from the peer for {limit:g} s"))
+        else:
+            self._silence_check_at = min(now + SILENCE_CHECK, self._heard_at + limit)
 
     def set_liveness(self, interval: float, limit: float) -> None:
         """Give the peer up when nothing at all has come from it for `limit` seconds.
@@ -158,6 +183,7 @@ class UDXStream(trio.abc.HalfCloseableStream):
         self._silence_limit = limit
         now = trio.current_time()
         self._heard_at = now
+        self._silence_check_at = now + min(SILENCE_CHECK, limit)
         self.core.set_keep_alive(interval, now)
         self._sockets.mark_dirty(self.core.local_id)
 
@@ -174,7 +200,7 @@ class UDXStream(trio.abc.HalfCloseableStream):
         """End at once: the peer sees a reset, unless both sides had ended already."""
         if self._finished:
             return
-        self._closed_here = True
+        self._closed_here = self._destroyed = True
         now = trio.current_time()
         self.core.destroy(now)
         self._sockets.flush(self.core.local_id, now)
@@ -211,6 +237,15 @@ class UDXStream(trio.abc.HalfCloseableStream):
         while not self._finished:
             await self._readers.park()
 
+    @property
+    def unacknowledged_bytes(self) -> int:
+        """Bytes from the first one on that the peer's transport has not confirmed, to the last.
+
+        What it has beyond a gap counts as not confirmed. The number stays what it was when the
+        stream breaks: what was under way then may be lost.
+        """
+        return self._written - self._acknowledged
+
     def _check_usable(self) -> None:
         if self._closed_here:
             raise trio.ClosedResourceError("this end of the stream is closed")
@@ -230,6 +265,7 @@ class UDXStream(trio.abc.HalfCloseableStream):
         if self._ended:
             raise trio.ClosedResourceError("send_eof was called")
         self.core.write(data, trio.current_time())
+        self._written += len(data)
         self._sockets.mark_dirty(self.core.local_id)
 
     async def wait_writable(self) -> None:
@@ -314,8 +350,11 @@ class UDXStream(trio.abc.HalfCloseableStream):
             await self._readers.park()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        if max_bytes is not None and max_bytes < 1:
-            raise ValueError("max_bytes must be at least 1")
+        if max_bytes is not None:
+            if not isinstance(max_bytes, int):
+                raise TypeError("max_bytes must be an integer or None")
+            if max_bytes < 1:
+                raise ValueError("max_bytes must be at least 1")
         with self._receive_conflict:
             await trio.lowlevel.checkpoint()
             if not await self.wait_readable():
@@ -340,7 +379,7 @@ class UDXStream(trio.abc.HalfCloseableStream):
             if self.core.connected:
                 with trio.move_on_after(LINGER):
                     while not self._finished:
-                        self.core.read()
+                        self.take()
                         self._take_events()
                         if not self._finished:
                             await self._readers.park()
@@ -392,12 +431,14 @@ class Connection(trio.abc.Channel[bytes]):
         self._unordered: deque[bytes] = deque(maxlen=MAX_UNORDERED)
         self._unordered_lot = trio.lowlevel.ParkingLot()
         self._broken: RemoteProtocolError | None = None
+        self._closed_here = False
         self._send_conflict = _OneTask("sending on")
         self._receive_conflict = _OneTask("receiving from")
         self._messages_sent = 0
         self._messages_received = 0
         self._bytes_written = 0
         stream.on_message = self._take_unordered
+        stream.on_closed = self._wake_unordered
         stream.get_extra_timer = secret.get_timer
         stream.handle_extra_timer = self._keep_alive
         self._write(secret.hello())
@@ -422,7 +463,7 @@ class Connection(trio.abc.Channel[bytes]):
     @property
     def bytes_acknowledged(self) -> int:
         """How many of `bytes_written` the peer's transport has confirmed."""
-        return self._bytes_written - self._stream.core.write_buffer_bytes
+        return self._bytes_written - self._stream.unacknowledged_bytes
 
     @property
     def authenticated(self) -> bool:
@@ -496,6 +537,7 @@ class Connection(trio.abc.Channel[bytes]):
 
     def send_soon(self, values: Sequence[bytes]) -> None:
         """Queue messages without waiting; the caller bounds how much (see `wait_writable`)."""
+        self._check_broken()
         self._write(self._secret.seal_many(values))
         self._messages_sent += len(values)
 
@@ -528,6 +570,10 @@ class Connection(trio.abc.Channel[bytes]):
 
     # -- receiving --------------------------------------------------------------------------------
 
+    def _check_open(self) -> None:
+        if self._closed_here:
+            raise trio.ClosedResourceError("this end of the connection is closed")
+
     def _check_broken(self) -> None:
         if self._broken is not None:
             raise trio.BrokenResourceError(str(self._broken)) from self._broken
@@ -538,12 +584,16 @@ class Connection(trio.abc.Channel[bytes]):
             return
         try:
             messages = self._secret.receive(chunks)
-        except RemoteProtocolError as err:
-            self._broken = err
-            self._stream.destroy()
-            self._check_broken()
+        except RemoteProtocolError:
+            messages = []
         self._messages.extend(messages)
         self._messages_received += len(messages)
+        if self._secret.error is not None:
+            # The peer must hear of it now; a reader gets the messages in front of the fault first.
+            self._broken = self._secret.error
+            self._stream.destroy()
+            if not messages:
+                self._check_broken()
 
     async def receive(self) -> bytes:
         """Return the next message.
@@ -553,7 +603,7 @@ class Connection(trio.abc.Channel[bytes]):
             trio.BrokenResourceError: the connection was reset, timed out, or carried forged data.
             trio.ClosedResourceError: closed on this side.
         """
-        if self._messages:
+        if self._messages and not self._closed_here:
             await trio.lowlevel.checkpoint()
             return self._messages.popleft()
         messages = await self.receive_many()
@@ -565,6 +615,7 @@ class Connection(trio.abc.Channel[bytes]):
         """Return all messages that have arrived, at least one; raises as `receive` does."""
         with self._receive_conflict:
             await trio.lowlevel.checkpoint()
+            self._check_open()
             while not self._messages:
                 self._check_broken()
                 if not await self._stream.wait_readable():
@@ -585,8 +636,17 @@ class Connection(trio.abc.Channel[bytes]):
             self._unordered.append(message)
             self._unordered_lot.unpark_all()
 
+    def _wake_unordered(self) -> None:
+        self._unordered_lot.unpark_all()
+
     async def receive_unordered(self) -> bytes:
-        """Return the next unordered message; beyond 256 unread ones the oldest are dropped."""
+        """Return the next unordered message; beyond 256 unread ones the oldest are dropped.
+
+        Raises:
+            trio.ClosedResourceError, trio.BrokenResourceError: closed here, or lost.
+        """
+        await trio.lowlevel.checkpoint()
+        self._check_open()
         while not self._unordered:
             self._stream._check_usable()
             await self._unordered_lot.park()
@@ -600,10 +660,14 @@ class Connection(trio.abc.Channel[bytes]):
 
     async def aclose(self) -> None:
         """Deliver what was sent, end both directions, give the peer 2 s to confirm."""
-        await self._stream.aclose()
+        self._closed_here = True
+        self._messages.clear()
         self._unordered_lot.unpark_all()
+        await self._stream.aclose()
 
     def abort(self) -> None:
         """End at once: the peer sees a reset."""
+        self._closed_here = True
+        self._messages.clear()
         self._stream.destroy()
         self._unordered_lot.unpark_all()

@@ -226,6 +226,16 @@ class UDXStreamCore:
         return self._recovery.unacked_bytes
 
     @property
+    def next_seq(self) -> int:
+        """Sequence number, unwrapped, of the next packet with new data."""
+        return self._recovery.next_seq
+
+    @property
+    def acked_seq(self) -> int:
+        """The peer has every packet below it; what was SACKed beyond a gap does not count."""
+        return self._recovery.oldest
+
+    @property
     def write_buffer_bytes(self) -> int:
         return self._sender.buffer.size + self._recovery.unacked_bytes
 
