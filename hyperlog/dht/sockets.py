@@ -274,7 +274,7 @@ class Sockets:
     async def _pump(self) -> None:
         while True:
             deadline = self._timers[0][0] if self._timers else float("inf")
-            if not self._dirty:
+            if not self._dirty and not self._backlog:
                 with trio.CancelScope(deadline=deadline) as self._pump_scope:
                     await self._pump_lot.park()
                 self._pump_scope = None

@@ -225,6 +225,19 @@ async def test_what_the_kernel_has_no_room_for_goes_out_later(autojump_clock):
             assert left.statistics().datagrams_dropped == 0
 
 
+async def test_datagrams_go_out_as_soon_as_the_kernel_has_room(autojump_clock):
+    async with sim_network(delay=0.001) as network:
+        factories = [tight_factory(network, "1.1.1.1"), network.host("2.2.2.2")]
+        async with open_sockets(2, factories) as (left, right):
+            a, b = stream_pair(left, right)
+            left._sockets[SERVER].give_room(0)
+            a.write_soon(b"soon")
+            await trio.sleep(0.1)
+            left._sockets[SERVER].give_room(None)
+            with trio.fail_after(0.002):
+                assert await b.receive_some() == b"soon"
+
+
 async def test_a_stream_destroyed_while_its_socket_has_no_room_does_no_harm():
     async with sim_network(delay=0.0) as network:
         factories = [tight_factory(network, "1.1.1.1"), network.host("2.2.2.2")]
