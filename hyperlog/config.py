@@ -37,6 +37,8 @@ __all__ = [
     "parse_address",
     "parse_bootstrap",
     "parse_public_key",
+    "parse_spool_name",
+    "spool_name",
 ]
 
 logger = logging.getLogger("hyperlog.config")
@@ -57,6 +59,7 @@ MAX_APPLICATION_NAME: Final = 64  # characters
 logging.getLogger("hyperlog").addHandler(logging.NullHandler())
 
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?\.?")
+_SPOOL_NAME = re.compile(r"([0-9a-f]{64})-([0-9a-f]{16})")
 _KEY = re.compile(r"[0-9a-fA-F]{64}")
 
 
@@ -153,6 +156,21 @@ def client_data_path() -> Path:
         folder = os.environ.get("XDG_DATA_HOME", "")
         data = Path(folder) if os.path.isabs(folder) else Path.home() / ".local" / "share"
     return data / "hyperlog"
+
+
+def spool_name(server_key: bytes, client_key: bytes) -> str:
+    """The folder of one client's records for one server, among an application's spools.
+
+    A server knows sessions by the key that they come with. The server's key is told in full, so
+    that the records can be delivered by who knows nothing but the folder.
+    """
+    return f"{server_key.hex()}-{client_key.hex()[:16]}"
+
+
+def parse_spool_name(name: str) -> tuple[bytes, str] | None:
+    """The server's key and the first 16 hex digits of the client's; None for another name."""
+    match = _SPOOL_NAME.fullmatch(name)
+    return None if match is None else (bytes.fromhex(match[1]), match[2])
 
 
 class ServerOptions(TypedDict, total=False):
@@ -389,4 +407,4 @@ def _client_spool(
         raise ConfigError("a spool is of no use with a fresh key pair: leave out one of the two")
     if server_key is None:
         return Path(folder)
-    return Path(folder) / f"{key_pair.public_key.hex()[:16]}-{server_key.hex()[:16]}"
+    return Path(folder) / spool_name(server_key, key_pair.public_key)

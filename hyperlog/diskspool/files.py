@@ -27,7 +27,7 @@ from hyperlog.diskspool.segment import (
     write_all,
 )
 
-__all__ = ["Hole", "SessionFiles", "segment_name", "segments_in"]
+__all__ = ["Hole", "SessionFiles", "load_acknowledged", "segment_name", "segments_in"]
 
 FOLDER_MODE: Final = 0o700
 MAX_WRITE: Final = 512 * 1024  # bytes encoded at a time, unless a message is longer
@@ -72,6 +72,25 @@ def segments_in(names: Iterable[str]) -> list[int]:
     return sorted(found)
 
 
+def load_acknowledged(folder: str) -> int:
+    """The highest number of a session that the server is known to hold; -1 for none.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    try:
+        with open(os.path.join(folder, "acknowledged"), "rb") as file:
+            data = file.read(_ACKNOWLEDGED.size)
+    except FileNotFoundError:
+        return -1
+    if len(data) == _ACKNOWLEDGED.size:
+        number: int
+        number, checksum = _ACKNOWLEDGED.unpack(data)
+        if crc32(data[:8]) == checksum and number <= MAX_NUMBER:
+            return number
+    return -1
+
+
 class SessionFiles:
     """The files of one session, for the owner of its lock.
 
@@ -105,7 +124,7 @@ class SessionFiles:
     def load(self, lock: SessionLock) -> None:
         """Take over what is in the folder."""
         self.lock = lock
-        self.acknowledged = self._load_acknowledged()
+        self.acknowledged = load_acknowledged(self.folder)
         firsts = segments_in(os.listdir(self.folder))
         for first, after in zip(firsts, [*firsts[1:], None], strict=False):
             last = MAX_NUMBER if after is None else after - 1
@@ -146,19 +165,6 @@ class SessionFiles:
             if match is not None and int(match[1]) <= int(match[2]) <= MAX_NUMBER:
                 holes.append(Hole(int(match[1]), int(match[2]), match[3].decode()))
         return holes
-
-    def _load_acknowledged(self) -> int:
-        try:
-            with open(self._path("acknowledged"), "rb") as file:
-                data = file.read(_ACKNOWLEDGED.size)
-        except FileNotFoundError:
-            return -1
-        if len(data) == _ACKNOWLEDGED.size:
-            number: int
-            number, checksum = _ACKNOWLEDGED.unpack(data)
-            if crc32(data[:8]) == checksum and number <= MAX_NUMBER:
-                return number
-        return -1
 
     # -- writing
 
@@ -319,9 +325,9 @@ class SessionFiles:
         if self._acknowledged_file is None:
             flags = os.O_WRONLY | os.O_CREAT
             self._acknowledged_file = open_file(self._path("acknowledged"), flags)
-        data = number.to_bytes(8, "little")
+        checksum = crc32(number.to_bytes(8, "little"))
         os.lseek(self._acknowledged_file, 0, os.SEEK_SET)
-        write_all(self._acknowledged_file, data + crc32(data).to_bytes(4, "little"))
+        write_all(self._acknowledged_file, _ACKNOWLEDGED.pack(number, checksum))
 
     def _forget_through(self, number: int) -> None:
         while self._segments and self._segments[0].last <= number:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from hyperlog.diskspool.files import SessionFiles, segment_name, segments_in
+from hyperlog.diskspool.files import SessionFiles, load_acknowledged, segment_name, segments_in
 from hyperlog.diskspool.lock import SessionLock
 from hyperlog.diskspool.session import SpooledSession
 
@@ -132,6 +132,24 @@ class SpoolFolder:
             session.close()
             return None
         return session
+
+    def count_orphans(self) -> dict[str, int]:
+        """The sessions that nobody holds, oldest first, and how many records of each are kept."""
+        counts: dict[str, int] = {}
+        for session_id in self.orphans():
+            session = self.adopt(session_id)
+            if session is not None:
+                counts[session_id] = session.next_number - session.first_number
+                session.close()
+        return counts
+
+    def acknowledged(self, session_id: str) -> int | None:
+        """How far a session has come, whoever holds it; None when it is gone, or cannot be read."""
+        folder = os.path.join(self.path, session_id)
+        try:
+            return load_acknowledged(folder) if os.path.isdir(folder) else None
+        except OSError:
+            return None
 
     def usage(self) -> int:
         """Bytes on disk, of all sessions."""

@@ -20,6 +20,12 @@ from hyperlog.diskspool.segment import (
 BATCHES = st.lists(st.lists(st.binary(max_size=60), max_size=5), max_size=6)
 
 
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    """A file that the examples of a property write one after the other."""
+    return tmp_path_factory.mktemp("segment") / "s"
+
+
 def read_all(path, number: int = 0, max_bytes: int = 200, first: int = 0) -> dict[int, bytes]:
     reader = SegmentReader(str(path), first)
     found: dict[int, bytes] = {}
@@ -37,8 +43,8 @@ def read_all(path, number: int = 0, max_bytes: int = 200, first: int = 0) -> dic
 
 
 @given(batches=BATCHES, first=st.integers(0, 2**50), max_bytes=st.integers(0, 300))
-def test_what_is_appended_is_read(tmp_path_factory, batches, first, max_bytes):
-    path = tmp_path_factory.mktemp("segment") / "s"
+def test_what_is_appended_is_read(path, batches, first, max_bytes):
+    path.unlink(missing_ok=True)
     writer = SegmentWriter(str(path))
     written: list[bytes] = []
     for batch in batches:
@@ -54,8 +60,7 @@ def test_what_is_appended_is_read(tmp_path_factory, batches, first, max_bytes):
 
 
 @given(messages=st.lists(st.binary(max_size=60), min_size=1, max_size=12), data=st.data())
-def test_any_truncation_costs_only_what_is_cut(tmp_path_factory, messages, data):
-    path = tmp_path_factory.mktemp("segment") / "s"
+def test_any_truncation_costs_only_what_is_cut(path, messages, data):
     content = encode_records(messages, 0)
     left = data.draw(st.integers(0, len(content)))
     path.write_bytes(content[:left])
@@ -72,8 +77,7 @@ def test_any_truncation_costs_only_what_is_cut(tmp_path_factory, messages, data)
     sizes=st.lists(st.integers(0, 300), min_size=1, max_size=30),
     damage=st.lists(st.tuples(st.floats(0, 1), st.binary(min_size=1, max_size=40)), max_size=4),
 )
-def test_damage_costs_only_the_records_that_it_touches(tmp_path_factory, sizes, damage):
-    path = tmp_path_factory.mktemp("segment") / "s"
+def test_damage_costs_only_the_records_that_it_touches(path, sizes, damage):
     messages = [b"%d:" % n + b"m" * size for n, size in enumerate(sizes)]
     content = encode_records(messages, 0)
     damaged = bytearray(content)
@@ -106,8 +110,7 @@ def test_records_inserted_or_cut_out_in_the_middle_are_passed_over(tmp_path):
 
 
 @given(content=st.binary(max_size=400))
-def test_any_bytes_are_read_without_an_error(tmp_path_factory, content):
-    path = tmp_path_factory.mktemp("segment") / "s"
+def test_any_bytes_are_read_without_an_error(path, content):
     path.write_bytes(content)
     assert read_all(path) == {}
 
