@@ -50,6 +50,7 @@ Firewall = Callable[[bytes, NoisePayload, Address], bool]
 """firewall(remote_public_key, payload, address): True refuses, the peer gets no answer at all."""
 
 MAX_HANDSHAKES: Final = 1024  # remembered at a time
+MAX_PUNCHES: Final = 128  # at a time; each holds a socket
 HANDSHAKE_MEMORY: Final = 10.0  # s, hyperdht lib/server.js HANDSHAKE_CLEAR_WAIT and INITIAL_TIMEOUT
 MAX_ACCEPT_QUEUE: Final = 128  # open connections that nobody has accepted yet
 OPEN_TIMEOUT: Final = 10.0  # s from the first packet to the peer's hello
@@ -67,7 +68,8 @@ class _Handshake:
     punch: ServerPunch | None = None
     reply_socket: int | None = None
     """socket to answer from, when not the one asked"""
-    number: int = 0
+    number: int | None = None
+    """None when the firewall refused"""
     connect: Callable[[int, Address], None] | None = None
 
 
@@ -159,6 +161,7 @@ class Listener(trio.abc.Listener[Connection]):
             self._nursery = None
             self._announced.set()
             self._send.close()
+            self._abort_unaccepted()
             for handshake in self._table.by_noise.values():
                 self._drop(handshake)
             with trio.CancelScope(shield=True):
@@ -171,7 +174,10 @@ class Listener(trio.abc.Listener[Connection]):
         return len(self.announcer.relays)
 
     async def accept(self) -> Connection:
-        """Return the next connection, open and authenticated.
+        """Return the next connection, open in both directions.
+
+        That its peer holds `remote_public_key` is proven by its first message only, see
+        `Connection.authenticated`.
 
         Raises:
             trio.ClosedResourceError: the listener was closed.
@@ -189,6 +195,13 @@ class Listener(trio.abc.Listener[Connection]):
             self._scope.cancel()
         await self._stopped.wait()
 
+    def _abort_unaccepted(self) -> None:
+        try:
+            while True:
+                self._receive.receive_nowait().abort()
+        except (trio.EndOfChannel, trio.WouldBlock):
+            pass
+
     async def _expire_loop(self) -> None:
         while True:
             await trio.sleep(1.0)
@@ -197,7 +210,8 @@ class Listener(trio.abc.Listener[Connection]):
             for noise, handshake in list(table.by_noise.items()):
                 if handshake.expires_at <= now:
                     del table.by_noise[noise]
-                    table.by_number.pop(handshake.number, None)
+                    if handshake.number is not None:
+                        table.by_number.pop(handshake.number, None)
                     self._drop(handshake)
 
     @staticmethod
@@ -334,6 +348,7 @@ class Listener(trio.abc.Listener[Connection]):
                 path = "lan" if not direct and is_private(address[0]) else "direct"
             if handshake.punch is not None:
                 handshake.punch.close()
+                handshake.punch = None
             self._start_connection(stream, responder, path)
 
         stream.on_unconnected_packet = connect
@@ -344,13 +359,20 @@ class Listener(trio.abc.Listener[Connection]):
             return  # we are open: the client starts
         if self._nursery is None:
             return
-        handshake.punch = ServerPunch(
-            self._dht,
-            self._nursery,
-            secret=responder.holepunch_secret,
-            remote_firewall=payload.firewall,
-            is_relay=self.announcer.is_relay,
-        )
+        punches = sum(other.punch is not None for other in self._table.by_noise.values())
+        if punches >= MAX_PUNCHES:
+            return  # the peer may still reach us on the same network
+        try:
+            handshake.punch = ServerPunch(
+                self._dht,
+                self._nursery,
+                secret=responder.holepunch_secret,
+                remote_firewall=payload.firewall,
+                is_relay=self.announcer.is_relay,
+            )
+        except OSError as err:
+            logger.warning("no socket for a hole punch: %s", err)
+            return
         if not self._on_same_network(payload, message, request):
             # The relaying node then reports the puncher's NAT mapping to the client.
             handshake.reply_socket = handshake.punch.socket
@@ -394,7 +416,7 @@ class Listener(trio.abc.Listener[Connection]):
         self._nursery.start_soon(self._hand_over, connection)
 
     async def _hand_over(self, connection: Connection) -> None:
-        """Give the connection to `accept` once the peer has proved that it holds its key."""
+        """Give the connection to `accept` once the peer's hello has come."""
         opened = False
         try:
             with trio.fail_after(OPEN_TIMEOUT):
