@@ -46,6 +46,7 @@ class Announcer:
         self._node = node
         self._key_pair = key_pair
         self._closest: list[Address] = []
+        self._holders: set[Address] = set()  # nodes that may have our record
         # Three rounds: hole punch messages through a recent relay still count as from ours.
         self._rounds: list[set[Address]] = [set(), set(), set()]
         self._refresh = trio.Event()
@@ -63,8 +64,8 @@ class Announcer:
         await self._update()
         task_status.started(len(self.relays))
         while True:
-            self._refresh = trio.Event()
             await self._stay_announced()
+            self._refresh = trio.Event()  # a change during the update calls for another one
             await self._update()
 
     async def _stay_announced(self) -> None:
@@ -99,17 +100,19 @@ class Announcer:
 
         await _all_settled(announce, result.closest_replies[:ANNOUNCE_TO])
         self._closest = list(result.closest_nodes)
-        before = self._rounds[-1]
         self._rounds = [*self._rounds[1:], {relay.relay_address for relay in announced}]
         self.relays = announced
         own = self._node.remote_address()
         addresses = [own] if own is not None else []
         addresses += [relay.relay_address for relay in announced]
         self.relay_addresses = addresses[:ANNOUNCE_TO]
-        await _all_settled(self._withdraw_from, before - self._rounds[-1])
+        former = self._holders - self._rounds[-1]
+        await _all_settled(self._withdraw_from, former)
+        self._holders -= former
 
     async def _announce(self, reply: Reply) -> None:
         message = self._signed(ANNOUNCE, reply)
+        self._holders.add(reply.address)  # if we are closed before the answer, it has the record
         response = await self._node.request(
             ANNOUNCE, target=self.target, value=message, token=reply.token, to=reply.address
         )
@@ -133,7 +136,8 @@ class Announcer:
     async def withdraw(self) -> None:
         """Take the record back from every node that has it; bounded to WITHDRAW_TIMEOUT seconds."""
         with trio.move_on_after(WITHDRAW_TIMEOUT, shield=True):
-            await _all_settled(self._withdraw_from, self._rounds[-1])
+            await _all_settled(self._withdraw_from, self._holders)
+        self._holders.clear()
         self._rounds[-1] = set()
         self.relays = []
 
