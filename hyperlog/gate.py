@@ -1,0 +1,140 @@
+"""Service: lets peers in as the list of keys and the limits say, and out when they change.
+
+A peer is at the gate three times: with its handshake, when nothing has been answered yet; when its
+connection is open, for a place among the others; and when it has proved its key, which is when it
+counts for that key and can be learned. Those who prove nothing are cut off after a while, those
+whose key was taken off the list within a second.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import trio
+
+from hyperlog.access import Access, AccessPolicy
+from hyperlog.config import Address
+from hyperlog.limits import Admission, Limiter, LimitStatistics, ServerLimits
+
+__all__ = ["Gate", "GateStatistics", "Guest"]
+
+WATCH_INTERVAL: Final = 1.0  # s between two looks at the list and at those who prove nothing
+
+
+class Peer(Protocol):
+    """What is needed of `hyperlog.dht.Connection`."""
+
+    @property
+    def authenticated(self) -> bool: ...
+
+    def abort(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class GateStatistics:
+    allowed_keys: int | None
+    """None if any key may come"""
+    learning: bool
+    refused_keys: int
+    """handshakes of keys that are not allowed"""
+    limits: LimitStatistics
+
+
+@dataclass(slots=True, eq=False)
+class Guest:
+    """One connection that was let in, until `Gate.leave`."""
+
+    key: bytes
+    connection: Peer
+    place: Admission
+    entered_at: float
+
+
+class Gate:
+    """For one server; `watch` runs beside it."""
+
+    def __init__(
+        self,
+        access: AccessPolicy,
+        limits: ServerLimits,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`clock` gives seconds.
+
+        Raises:
+            ConfigError: the list of keys cannot be used.
+        """
+        self._clock = clock
+        self._access = Access(access, clock())
+        self._limiter = Limiter(limits)
+        self._guests: set[Guest] = set()
+        self._revision = self._access.revision
+
+    def statistics(self) -> GateStatistics:
+        access = self._access
+        return GateStatistics(
+            access.keys, access.learning, access.refused, self._limiter.statistics()
+        )
+
+    def refuses(self, key: bytes, payload: object, address: Address) -> bool:
+        """The firewall of `DHT.listen`: whether a handshake gets no answer."""
+        # The list first: strangers must not use up the handshakes of those who may come.
+        now = self._clock()
+        return self._access.refuses(key, now) or self._limiter.refuses_handshake(address, now)
+
+    def enter(self, key: bytes, connection: Peer) -> Guest | None:
+        """Let an open connection in; None if there is no place, and it is to be aborted."""
+        now = self._clock()
+        place = self._limiter.enter(key, now)
+        if place is None or not self._access.allows(key):
+            if place is not None:
+                self._limiter.leave(place)
+            return None
+        guest = Guest(key, connection, place, now)
+        self._guests.add(guest)
+        return guest
+
+    def leave(self, guest: Guest) -> None:
+        """The connection is over."""
+        self._guests.discard(guest)
+        self._limiter.leave(guest.place)
+
+    async def pace(self, guest: Guest, messages: Sequence[bytes]) -> None:
+        """Count what was received, and wait before more is to be read if that was too fast.
+
+        A connection that turns out to be one too many of its key is aborted.
+        """
+        now = self._clock()
+        self._prove(guest, now)
+        delay = self._limiter.spend(guest.key, len(messages), sum(map(len, messages)), now)
+        if delay > 0:
+            await trio.sleep(delay)
+
+    async def watch(self) -> None:
+        """Run until cancelled."""
+        while True:
+            await trio.sleep(WATCH_INTERVAL)
+            now = self._clock()
+            self._access.check(now)
+            for guest in list(self._guests):
+                self._prove(guest, now)
+                unproved = now - guest.entered_at >= self._limiter.limits.proof_time
+                if not guest.place.proved and unproved:
+                    self._limiter.cut_off(now)
+                    guest.connection.abort()
+            if self._access.revision != self._revision:
+                self._revision = self._access.revision
+                for guest in list(self._guests):
+                    if not self._access.allows(guest.key):
+                        guest.connection.abort()
+
+    def _prove(self, guest: Guest, now: float) -> None:
+        if guest.place.proved or not guest.connection.authenticated:
+            return
+        if self._limiter.prove(guest.place, now):
+            self._access.proved(guest.key)
+        else:
+            guest.connection.abort()

@@ -1,0 +1,122 @@
+"""hyperlog.gate: places are given, proved, taken back; lists that change reach open connections."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import trio
+
+from hyperlog.access import AccessPolicy
+from hyperlog.gate import Gate
+from hyperlog.limits import ServerLimits
+
+A, B = bytes([1]) * 32, bytes([2]) * 32
+HERE = ("192.0.2.1", 1000)
+
+
+@dataclass(eq=False)
+class Peer:
+    """Stands for a connection: it is open, has proved its key or not, and can be aborted."""
+
+    authenticated: bool = True
+    aborted: bool = False
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+@pytest.fixture
+async def watched(nursery):
+    def start(access: AccessPolicy | None = None, **limits) -> Gate:
+        gate = Gate(access or AccessPolicy(), ServerLimits(**limits), trio.current_time)
+        nursery.start_soon(gate.watch)
+        return gate
+
+    return start
+
+
+async def test_a_connection_has_its_place_until_it_leaves(watched, autojump_clock):
+    gate = watched(connections=1)
+    first = gate.enter(A, Peer())
+    assert gate.enter(B, Peer()) is None
+    gate.leave(first)
+    assert gate.enter(B, Peer()) is not None
+    assert gate.statistics().limits.connections == 1
+
+
+async def test_a_peer_that_proves_nothing_is_cut_off(watched, autojump_clock):
+    gate = watched(proof_time=20)
+    silent, late, idle = Peer(authenticated=False), Peer(authenticated=False), Peer()
+    for peer in (silent, late, idle):
+        gate.enter(A, peer)
+    await trio.sleep(10)
+    late.authenticated = True
+    await trio.sleep(9)
+    assert not silent.aborted
+    await trio.sleep(3)
+    assert (silent.aborted, late.aborted, idle.aborted) == (True, False, False)
+
+
+async def test_one_connection_too_many_of_a_key_is_ended_once_it_is_proved(watched, autojump_clock):
+    gate = watched(connections_per_key=1)
+    replayed, first, second = Peer(authenticated=False), Peer(), Peer()
+    guests = [gate.enter(A, peer) for peer in (replayed, first, second)]
+    await gate.pace(guests[1], [b"x"])
+    await gate.pace(guests[2], [b"x"])
+    assert (replayed.aborted, first.aborted, second.aborted) == (False, False, True)
+
+
+async def test_a_fast_sender_is_read_at_its_rate(watched, autojump_clock):
+    gate = watched(records_per_key=100, bytes_per_key=None)
+    guest = gate.enter(A, Peer())
+    begin = trio.current_time()
+    for _ in range(120):
+        await gate.pace(guest, [b"x"] * 10)
+    assert trio.current_time() - begin == pytest.approx(10, abs=0.2)  # 1200, less a burst of 200
+    other = gate.enter(B, Peer())
+    begin = trio.current_time()
+    await gate.pace(other, [b"x"] * 10)
+    assert trio.current_time() - begin < 0.01
+
+
+async def test_a_key_taken_off_the_list_loses_its_connections_within_a_second(
+    watched, autojump_clock, tmp_path
+):
+    path = tmp_path / "list"
+    path.write_text(f"{A.hex()}\n{B.hex()}\n")
+    gate = watched(AccessPolicy(path))
+    peers = [Peer(), Peer()]
+    for key, peer in zip((A, B), peers, strict=True):
+        assert not gate.refuses(key, None, HERE)
+        gate.enter(key, peer)
+    await trio.sleep(3)
+    path.write_text(f"{B.hex()}\n# gone: a\n")
+    await trio.sleep(2.1)
+    assert [peer.aborted for peer in peers] == [True, False]
+    assert gate.refuses(A, None, HERE)
+    assert gate.enter(A, Peer()) is None  # had its handshake before
+    assert gate.statistics().refused_keys == 1
+
+
+async def test_strangers_use_up_nobodys_handshakes(watched, autojump_clock, tmp_path):
+    path = tmp_path / "list"
+    path.write_text(A.hex())
+    gate = watched(AccessPolicy(path), handshakes=5, handshakes_per_source=5)
+    assert all(gate.refuses(B, None, HERE) for _ in range(1000))
+    assert not gate.refuses(A, None, HERE)
+
+
+async def test_learning_ends_with_the_last_key_and_cuts_the_others_off(
+    watched, autojump_clock, tmp_path
+):
+    gate = watched(AccessPolicy(tmp_path / "list", learn_count=1))
+    silent, client = Peer(authenticated=False), Peer()
+    gate.enter(B, silent)
+    guest = gate.enter(A, client)
+    assert gate.statistics().learning
+    await gate.pace(guest, [b"x"])
+    await trio.sleep(2.1)
+    assert (silent.aborted, client.aborted) == (True, False)
+    assert not gate.statistics().learning
+    assert gate.statistics().allowed_keys == 1
