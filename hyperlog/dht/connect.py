@@ -29,6 +29,7 @@ from hyperlog.dht.constants import (
 from hyperlog.dht.errors import (
     BadHandshakeReply,
     CannotHolepunch,
+    ConnectError,
     DHTError,
     HandshakeFailed,
     HolepunchFailed,
@@ -171,8 +172,8 @@ class ConnectAttempt:
                 raise error
         if self._tried:
             raise PeerConnectionFailed(
-                f"{len(self._tried)} nodes know the peer, but no handshake came back: it has gone, "
-                "or its firewall refuses our key"
+                f"{len(self._tried)} nodes were asked to reach the peer, but no handshake came "
+                "back: it has gone, or its firewall refuses our key"
             ) from (self._errors[0] if self._errors else None)
         raise PeerNotFound(
             "no node has a record of this public key: is the peer running, and on the same network?"
@@ -256,7 +257,7 @@ class ConnectAttempt:
         async with trio.open_nursery() as nursery:
 
             def won(socket: int, address: Address) -> None:
-                if self._stream.socket is None:
+                if self._stream.socket is None and not self._stream.finished:
                     self._connect_stream(shaken, socket, address)
                 nursery.cancel_scope.cancel()
 
@@ -273,9 +274,16 @@ class ConnectAttempt:
 
             nursery.start_soon(early)
             nursery.start_soon(try_paths)
-        if self._stream.socket is None:
-            raise failures[-1] if failures else CannotHolepunch("the peer offers no path")
-        return self._path
+        if self._stream.socket is not None:
+            return self._path
+        for failure in reversed(failures):
+            if isinstance(failure, ConnectError):
+                raise failure
+        if self._stream.finished:
+            raise PeerConnectionFailed("the peer broke the connection off at its start")
+        raise CannotHolepunch("no path to the peer was found") from (
+            failures[-1] if failures else None
+        )
 
     async def _try_lan(
         self,
@@ -316,9 +324,13 @@ class ConnectAttempt:
             )
         except DHTError as err:
             failures.append(err)
+        except OSError as err:
+            failures.append(CannotHolepunch(f"no socket for a hole punch: {err}"))
 
     def _connect_stream(self, shaken: _Handshaken, socket: int, address: Address) -> str:
         assert shaken.payload.udx is not None
+        if self._stream.finished:
+            raise PeerConnectionFailed("the peer broke the connection off at its start")
         self._stream.on_unconnected_packet = None
         self._stream.connect(socket, shaken.payload.udx.id, address)
         if socket not in (SERVER, CLIENT):
@@ -331,16 +343,16 @@ class ConnectAttempt:
 
     async def _open_connection(self, shaken: _Handshaken, path: str) -> Connection:
         result = self._initiator.result()
-        connection = Connection(
-            self._stream,
-            SecretStreamCore(result, random_bytes=self._dht.random_bytes),
-            public_key=self._key_pair.public_key,
-            remote_public_key=self._remote_public_key,
-            handshake_hash=result.handshake_hash,
-            is_initiator=True,
-            path=path,
-        )
         try:
+            connection = Connection(
+                self._stream,
+                SecretStreamCore(result, random_bytes=self._dht.random_bytes),
+                public_key=self._key_pair.public_key,
+                remote_public_key=self._remote_public_key,
+                handshake_hash=result.handshake_hash,
+                is_initiator=True,
+                path=path,
+            )
             with trio.fail_after(PASSIVE_TIMEOUT):
                 await connection.opened()
         except trio.TooSlowError as err:
@@ -348,6 +360,6 @@ class ConnectAttempt:
         except trio.BrokenResourceError as err:
             raise PeerConnectionFailed("the peer broke the connection off at its start") from err
         self._dht.remember_relays(
-            self._remote_public_key, shaken.payload.relay_addresses or list(self._tried)
+            self._remote_public_key, shaken.payload.relay_addresses or [shaken.node_address]
         )
         return connection

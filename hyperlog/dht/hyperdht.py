@@ -58,6 +58,7 @@ logger = logging.getLogger("hyperlog.dht")
 
 T = TypeVar("T")
 
+MAX_RELAYS_CACHED: Final = 3  # of one peer: what an honest one names
 MAX_RELAY_CACHE: Final = 512  # peers whose relay nodes are remembered, hyperdht index.js
 SHUTDOWN_TIMEOUT: Final = 3.0  # s for withdrawing announcements when the node closes
 
@@ -180,7 +181,11 @@ class DHT:
         listener = Listener(self, pair, firewall=firewall, share_local_address=share_local_address)
         self._listeners[target] = listener
         self._router.add_local(target, Peer(pair.public_key, []).encode())
-        await self._nursery.start(listener.run)
+        try:
+            await self._nursery.start(listener.run)
+        except BaseException:
+            self.forget_listener(listener)
+            raise
         return listener
 
     def forget_listener(self, listener: Listener) -> None:
@@ -198,7 +203,7 @@ class DHT:
     def remember_relays(self, public_key: bytes, addresses: Sequence[Address]) -> None:
         """Try these nodes first at the next connection to the key."""
         if addresses:
-            self._relay_cache[public_key] = list(addresses)
+            self._relay_cache[public_key] = list(addresses[:MAX_RELAYS_CACHED])
             self._relay_cache.move_to_end(public_key)
             while len(self._relay_cache) > MAX_RELAY_CACHE:
                 self._relay_cache.popitem(last=False)
