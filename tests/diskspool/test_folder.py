@@ -293,3 +293,23 @@ def test_processes_that_share_a_folder_keep_its_limit_and_count_what_gave_way(tm
         kept += sum(map(len, found.values()))
         session.release_through(2999)
     assert kept > MIB / 2
+
+
+def test_orphans_are_counted_and_their_progress_can_be_followed(folder):
+    leave(folder, "1", 10)
+    leave(folder, "2", 4)
+    own = folder.create("3")
+    own.put(messages_of(0, 2))
+    assert folder.count_orphans() == {"1": 10, "2": 4}
+    assert folder.acknowledged("1") == -1
+    adopted = folder.adopt("1")
+    assert adopted is not None
+    adopted.release_through(5)
+    assert folder.acknowledged("1") == 5
+    adopted.close()
+    assert folder.count_orphans() == {"1": 4, "2": 4}
+    again = folder.adopt("1")
+    assert again is not None
+    again.release_through(9)
+    assert folder.acknowledged("1") is None
+    own.close()
