@@ -305,15 +305,18 @@ _decode_gap = msgspec.json.Decoder(Gap).decode
 _PRINTABLE = bytes(range(0x20, 0x7F))
 _UNPRINTABLE = re.compile(
     "[\x00-\x1f\x7f-\x9f\xad\u061c\u070f\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff"
-    "\ufff0-\ufffb\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+    "\ufff0-\ufffb\U0001d173-\U0001d17a\U000e0000-\U000e0fff]+"
 )
-_ESCAPE_SEQUENCE = re.compile(
-    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)",
+# All up to half a surrogate pair, at one go and possessive: linear whatever the escapes are.
+_HALF_PAIR = re.compile(
+    rb"((?:[^\\]++|\\(?:[^u]|u(?![dD][89a-fA-F][0-9a-fA-F]{2})"
+    rb"|u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}))*+)(\\u[dD].{3})?",
     re.DOTALL,
 )
 # Possessive and with an optional end: linear whatever the quotes are.
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
-_BRACKET = re.compile(rb"[][{}]")
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_BITS = bytes.maketrans(b"[{]}", b"1100")
 
 
 def parse_client_message_untrusted(data: bytes, max_size: int = MAX_MESSAGE_SIZE) -> ClientRecord:
@@ -329,7 +332,7 @@ def parse_client_message_untrusted(data: bytes, max_size: int = MAX_MESSAGE_SIZE
     """
     if len(data) > max_size:
         raise BadRecord(f"message of {len(data)} bytes, at most {max_size} are accepted")
-    if data.count(b"{") + data.count(b"[") > MAX_NESTING and _nesting(data) > MAX_NESTING:
+    if data.count(b"{") + data.count(b"[") > MAX_NESTING and _is_nested_deeper(data, MAX_NESTING):
         raise BadRecord(f"nested more than {MAX_NESTING} deep")
     message, data = _checked_message(data)
     session_id, number = message.trace_session_id, message.trace_number
@@ -356,7 +359,7 @@ def _checked_message(data: bytes) -> tuple[_Message, bytes]:
     except RecursionError:
         raise BadRecord(f"nested more than {MAX_NESTING} deep") from None
     # Compat: JSON.stringify writes half a surrogate pair as an escape, which msgspec refuses.
-    mended = _ESCAPE_SEQUENCE.sub(lambda match: rb"\ufffd" if match[1] else match[0], data)
+    mended = _HALF_PAIR.sub(lambda match: match[1] + (rb"\ufffd" if match[2] else b""), data)
     if mended == data:
         raise BadRecord(reason)
     try:
@@ -411,23 +414,47 @@ def _printable(data: bytes) -> bytes:
         text = data.decode()
     except UnicodeDecodeError:
         raise BadRecord("not UTF-8 text") from None
-    return data if text.isprintable() else _UNPRINTABLE.sub(_escaped, text).encode()
+    if text.isprintable():
+        return data
+    return _UNPRINTABLE.sub(lambda match: match[0].translate(_ESCAPES), text).encode()
 
 
-def _escaped(match: re.Match[str]) -> str:
-    character = match[0]
-    if character in "\t\r\n":
-        return " "
-    units = character.encode("utf-16-be")
-    return "".join(f"\\u{units[i]:02x}{units[i + 1]:02x}" for i in range(0, len(units), 2))
+class _Escapes(dict[int, str]):
+    """What stands for an unprintable character; each is worked out once."""
+
+    def __missing__(self, code: int) -> str:
+        units = chr(code).encode("utf-16-be")
+        text = "".join(f"\\u{units[i]:02x}{units[i + 1]:02x}" for i in range(0, len(units), 2))
+        self[code] = text
+        return text
 
 
-def _nesting(data: bytes) -> int:
-    deepest = depth = 0
-    for match in _BRACKET.finditer(_STRING.sub(b"", data)):
-        depth += 1 if match[0] in b"[{" else -1
+_ESCAPES = _Escapes({ord(space): " " for space in "\t\r\n"})
+
+
+def _steps(octet: int) -> tuple[int, int]:
+    """Where eight brackets lead from depth 0, and how deep they are on the way; 1 is opening."""
+    depth = deepest = 0
+    for bit in reversed(range(8)):
+        depth += 1 if octet >> bit & 1 else -1
         deepest = max(deepest, depth)
-    return deepest
+    return depth, deepest
+
+
+_STEPS = [_steps(octet) for octet in range(256)]
+
+
+def _is_nested_deeper(data: bytes, limit: int) -> bool:
+    # Eight brackets at a time: a message can consist of little else.
+    bits = _STRING.sub(b"", data).translate(_BITS, _NO_BRACKETS)
+    bits += b"0" * (-len(bits) % 8)
+    depth = 0
+    for octet in int(bits or b"0", 2).to_bytes(len(bits) // 8, "big"):
+        step, deepest = _STEPS[octet]
+        if depth + deepest > limit:
+            return True
+        depth += step
+    return False
 
 
 # -- what a server writes

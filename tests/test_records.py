@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 import unicodedata
 from datetime import UTC, datetime
 from pathlib import Path
@@ -445,6 +446,19 @@ def test_nesting_is_counted_outside_strings_only():
     parse_client_message_untrusted(deep)
 
 
+@pytest.mark.parametrize("before", range(9))
+def test_nesting_is_found_wherever_it_begins(before):
+    for depth, accepted in ((MAX_NESTING - 1, True), (MAX_NESTING, False)):
+        deep = b'{"a":' * (depth - 1) + b"[]" + b"}" * (depth - 1)
+        data = message(props="PLACE").replace(b'"PLACE"', deep)  # the message is one level
+        data = b'{"more":[' + b"[]," * before + b"[]]," + data[1:]
+        if accepted:
+            parse_client_message_untrusted(data)
+        else:
+            with pytest.raises(BadRecord, match="nested"):
+                parse_client_message_untrusted(data)
+
+
 def test_messages_beyond_the_limit_are_refused():
     data = message()
     parse_client_message_untrusted(data, len(data))
@@ -457,6 +471,22 @@ def test_hostile_quotes_cost_linear_time():
     for data in (b'"\\' * 500_000 + b"[" * 200, b'{"' + b"\\" * 1_000_001 + b"[" * 200):
         with pytest.raises(BadRecord):
             parse(data)
+
+
+PIECES = ["[", "[],", '"",', r"\\", r"\ud800", "\u202e", "\x7f"]
+
+
+@pytest.mark.parametrize("piece", PIECES)
+def test_a_megabyte_costs_milliseconds_whatever_is_in_it(piece):
+    text = (piece * (2**20 // len(piece.encode()))).encode()
+    data = message(id="PLACE")
+    for inside in (data.replace(b"PLACE", text), data.replace(b'"PLACE"', b"[" + text + b"0]")):
+        began = time.process_time()
+        try:
+            parse_client_message_untrusted(inside)
+        except BadRecord:
+            pass
+        assert time.process_time() - began < 0.2
 
 
 @given(st.binary())
