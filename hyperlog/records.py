@@ -60,6 +60,7 @@ __all__ = [
 MAX_RECORD_SIZE = 1024 * 1024  # bytes of one message that we send
 MAX_MESSAGE_SIZE = 2**24 - 1 - 17  # bytes of one message that we accept: one secret-stream frame
 MAX_NESTING = 128  # containers within containers in a message that we accept
+MAX_HALF_PAIRS = 10_000  # of surrogates in a message that are mended, some ms
 MAX_SESSION_ID = 128  # characters; the JavaScript client sends up to 18 digits
 MAX_NUMBER = 2**53 - 1  # JavaScript's largest exact integer
 MAX_NAME = 256  # characters of a class, function or user name
@@ -359,7 +360,9 @@ def _checked_message(data: bytes) -> tuple[_Message, bytes]:
     except RecursionError:
         raise BadRecord(f"nested more than {MAX_NESTING} deep") from None
     # Compat: JSON.stringify writes half a surrogate pair as an escape, which msgspec refuses.
-    mended = _HALF_PAIR.sub(lambda match: match[1] + (rb"\ufffd" if match[2] else b""), data)
+    mended = _HALF_PAIR.sub(
+        lambda match: match[1] + (rb"\ufffd" if match[2] else b""), data, MAX_HALF_PAIRS
+    )
     if mended == data:
         raise BadRecord(reason)
     try:
