@@ -34,8 +34,7 @@ from typing import Any, Final, Unpack
 import trio
 
 from hyperlog.config import ClientConfig, ClientOptions
-from hyperlog.shipper import Shipper
-from hyperlog.spool import DEFAULT_MAX_BYTES
+from hyperlog.shipper import DEFAULT_MAX_BUFFER_BYTES, Shipper
 from hyperlog.trace import (
     CallSite,
     Trace,
@@ -77,7 +76,7 @@ class _State(Enum):
 class Client:
     """Ships the traces of this process to one server. All methods are safe in any thread."""
 
-    def __init__(self, *, max_buffer_bytes: int = DEFAULT_MAX_BYTES) -> None:
+    def __init__(self, *, max_buffer_bytes: int = DEFAULT_MAX_BUFFER_BYTES) -> None:
         """`max_buffer_bytes` bounds what is kept for a server that cannot be reached, and for one
         that has to be sent again what it lost."""
         self._max_buffer_bytes = max_buffer_bytes

@@ -4,10 +4,10 @@
         print(server.public_key.hex())
         await trio.sleep_forever()
 
-`python -m hyperlog.server` is `hyperlog serve`. One task serves one connection: greeting first,
-then whatever has arrived is made into lines, written at one go and only then counted as seen. A
-peer that breaks the rules, or a file that cannot be written, ends that connection and no other; a
-client that is cut off sends again what had not been written.
+`python -m hyperlog.server` is `hyperlog serve`. One task reads from one connection: whatever has
+arrived is made into lines and handed to the writer of its key, and while that is being written the
+next is read. Only what is durable is acknowledged, and counted as seen. A peer that breaks the
+rules ends its connection and no other; a client that is cut off sends again what was not written.
 
 Source: hypertrace-logger server.js, start-server.js; docs/protocol/trace-protocol.md section 2.
 """
@@ -19,20 +19,23 @@ import os
 import sys
 import time
 from collections.abc import AsyncIterator, Iterable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path
 from typing import Final
 
 import trio
 
 from hyperlog.config import DEFAULT_FOLDER, DEFAULT_HOST, DEFAULT_KEYS, Address, ServerConfig
+from hyperlog.control import ServerOffer
 from hyperlog.dht import DHT, Connection, DHTError, KeyPair, Listener, open_dht
 from hyperlog.errors import SessionRewound, SinkError
 from hyperlog.keyfile import load_or_create_keys
-from hyperlog.session import ResumeState, ServerSession
+from hyperlog.keywriter import Answerer, KeyWriter
+from hyperlog.reception import ReceptionLimits, ServerConversation
+from hyperlog.resume import Received, ResumeState
 from hyperlog.sinks.files import FileSink
+from hyperlog.sinks.writer import LogWriter
 
 __all__ = ["Server", "ServerStatistics"]
 
@@ -80,10 +83,14 @@ class ServerStatistics:
 class _Client:
     """What connections of one key share."""
 
-    resume: ResumeState | None = None
-    """None until it was read from the log file"""
+    writer: KeyWriter | None = None
+    """None until the log file was read back"""
     connections: int = 0
     loading: trio.Lock = field(default_factory=trio.Lock)
+
+    @property
+    def is_idle(self) -> bool:
+        return not self.connections and (self.writer is None or not self.writer.busy)
 
 
 @dataclass(slots=True)
@@ -126,11 +133,14 @@ class Server:
         self._counts = _Counts()
         self._clients: dict[bytes, _Client] = {}
         self._connections: set[Connection] = set()
-        self._sessions: set[ServerSession] = set()
-        self._sink: FileSink | None = None
+        self._conversations: set[ServerConversation] = set()
+        self._writer: LogWriter | None = None
+        self._nursery: trio.Nursery | None = None
         self._dht: DHT | None = None
         self._listener: Listener | None = None
         self._announced = trio.Event()
+        self._limits = ReceptionLimits(MAX_RECORD_SIZE, MAX_RECORD_SIZE)
+        self._offer = ServerOffer(max_message=MAX_RECORD_SIZE, durability=self.config.durability)
         self._scan_limiter = trio.CapacityLimiter(MAX_SCANS)
         self._fault_logged_at = -FAULT_LOG_INTERVAL
         self._running: AbstractAsyncContextManager[Server] | None = None
@@ -164,7 +174,7 @@ class Server:
     def statistics(self) -> ServerStatistics:
         """Counts and state; RuntimeError before the server runs."""
         assert self._dht is not None, "the server has no statistics before it runs"
-        counts, sessions = self._counts, self._sessions
+        counts, conversations = self._counts, self._conversations
         return ServerStatistics(
             public_key=self.public_key.hex(),
             address=self.address,
@@ -173,9 +183,9 @@ class Server:
             connections=len(self._connections),
             accepted=counts.accepted,
             refused=counts.refused,
-            records=counts.records + sum(session.records for session in sessions),
-            repeats=counts.repeats + sum(session.repeats for session in sessions),
-            bad_messages=counts.bad_messages + sum(session.bad_messages for session in sessions),
+            records=counts.records + sum(one.records for one in conversations),
+            repeats=counts.repeats + sum(one.repeats for one in conversations),
+            bad_messages=counts.bad_messages + sum(one.bad_messages for one in conversations),
             write_failures=counts.write_failures,
         )
 
@@ -212,20 +222,23 @@ class Server:
             OSError: the port or address cannot be bound.
         """
         config = self.config
-        with closing(_open_folder(config.folder)) as self._sink:
-            async with open_dht(
+        sink = _open_folder(config)
+        async with (
+            LogWriter(sink, durability=config.durability, max_line=config.max_line) as self._writer,
+            open_dht(
                 bootstrap=config.bootstrap,
                 host=config.host,
                 port=config.port or 0,
                 exact_port=config.port is not None,
                 key_pair=self._key_pair,
-            ) as self._dht:
-                self._listener = await self._dht.listen()
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._wait_first_announcement, self._listener)
-                    task_status.started()
-                    while True:
-                        self._admit(await self._listener.accept(), nursery)
+            ) as self._dht,
+        ):
+            self._listener = await self._dht.listen()
+            async with trio.open_nursery() as self._nursery:
+                self._nursery.start_soon(self._wait_first_announcement, self._listener)
+                task_status.started()
+                while True:
+                    self._admit(await self._listener.accept(), self._nursery)
 
     async def _wait_first_announcement(self, listener: Listener) -> None:
         await listener.wait_announced()
@@ -254,17 +267,17 @@ class Server:
         client = self._clients.setdefault(key, _Client())
         client.connections += 1
         try:
-            resume = await self._load(key, client)
-            session = ServerSession(key, resume, number, MAX_RECORD_SIZE)
-            await self._converse(connection, client, session)
-            if session.violation is not None:
-                in_order = False
-                logger.warning("[%s] cut off: %s", name, session.violation)
+            writer = await self._load(key, client)
+            conversation = ServerConversation(
+                key, writer.resume, number, limits=self._limits, offer=self._offer
+            )
+            await self._converse(connection, writer, conversation)
+            if conversation.violation is not None:
+                in_order = conversation.refused
+                logger.warning("[%s] cut off: %s", name, conversation.violation)
         except SinkError as err:
             in_order = False
             self._report_fault(err)
-        except SessionRewound:
-            in_order = False  # the write that failed has been reported
         except Exception:  # isolates one peer from the rest
             in_order = False
             logger.exception("[%s] serving a connection failed", name)
@@ -279,88 +292,102 @@ class Server:
             logger.info("[%s] disconnected", name)
 
     async def _converse(
-        self, connection: Connection, client: _Client, session: ServerSession
+        self, connection: Connection, writer: KeyWriter, conversation: ServerConversation
     ) -> None:
         error: tuple[str, str] | None = None
-        self._sessions.add(session)
+        self._conversations.add(conversation)
         try:
-            await connection.send(session.greeting())
-            while session.violation is None:
+            await connection.send(conversation.greeting())
+            async with trio.open_nursery() as nursery:
+                answerer = Answerer(conversation, nursery.cancel_scope.cancel)
+                with writer.connected(answerer):
+                    nursery.start_soon(self._answer, connection, answerer)
+                    error = await self._receive(connection, writer, answerer)
+                    nursery.cancel_scope.cancel()
+            if conversation.refused:
+                await connection.send_many(conversation.messages_to_send())
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as err:
+            error = _socket_error(err)
+        finally:
+            self._conversations.discard(conversation)
+            self._counts.records += conversation.records
+            self._counts.repeats += conversation.repeats
+            self._counts.bad_messages += conversation.bad_messages
+        writer.add(Received(conversation.closing_lines(time.time(), error)))
+
+    async def _receive(
+        self, connection: Connection, writer: KeyWriter, answerer: Answerer
+    ) -> tuple[str, str] | None:
+        """Read to the end of the connection; the code and text of the error that ended it."""
+        conversation = answerer.conversation
+        try:
+            while conversation.violation is None:
+                await writer.wait_for_room()
                 messages = await connection.receive_many()
-                self._store(connection, client, session, messages[:BATCH])
-                for start in range(BATCH, len(messages), BATCH):
-                    await trio.lowlevel.checkpoint()
-                    self._store(connection, client, session, messages[start : start + BATCH])
+                for start in range(0, len(messages), BATCH):
+                    if start:
+                        await writer.wait_for_room()
+                    batch = messages[start : start + BATCH]
+                    writer.add(conversation.receive_messages(batch, time.time()), answerer)
+                    answerer.wake()
         except trio.EndOfChannel:
             pass
         except (trio.BrokenResourceError, trio.ClosedResourceError) as err:
-            cause = err.__cause__
-            code = cause.code if isinstance(cause, DHTError) else "EPIPE"
-            error = (code, SOCKET_ERRORS.get(code, str(cause or err)))
-        finally:
-            self._sessions.discard(session)
-            self._counts.records += session.records
-            self._counts.repeats += session.repeats
-            self._counts.bad_messages += session.bad_messages
-        lines = session.closing_lines(time.time(), error)
-        self._write(connection.remote_public_key, client, lines)
+            return _socket_error(err)
+        except SessionRewound as err:
+            conversation.violation = str(err)
+        return None
 
-    def _store(
-        self,
-        connection: Connection,
-        client: _Client,
-        session: ServerSession,
-        messages: list[bytes],
-    ) -> None:
-        # No await between the two: lines of one key are written in the order of their numbers,
-        # and a write of this size takes 2 to 40 microseconds.
-        lines = session.receive_messages(messages, time.time())
-        self._write(connection.remote_public_key, client, lines)
-        session.written()
-
-    def _write(self, key: bytes, client: _Client, lines: list[bytes]) -> None:
-        assert self._sink is not None
-        assert client.resume is not None
+    async def _answer(self, connection: Connection, answerer: Answerer) -> None:
         try:
-            self._sink.write(key, lines, time.monotonic())
-        except SinkError:
-            client.resume.rewind()
-            raise
+            while True:
+                await connection.send_many(await answerer.next_messages())
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # the task that reads gets the reason
 
     def _report_fault(self, error: SinkError) -> None:
         self._counts.write_failures += 1
         now = time.monotonic()
         if now - self._fault_logged_at >= FAULT_LOG_INTERVAL:
             self._fault_logged_at = now
-            logger.error("%s. Clients are cut off and send again what was not written", error)
+            logger.error("%s. Clients keep what is not written until it is", error)
 
     # -- what is remembered of clients ------------------------------------------------------------
 
-    async def _load(self, key: bytes, client: _Client) -> ResumeState:
+    async def _load(self, key: bytes, client: _Client) -> KeyWriter:
         """Read back, once for each key, which records its log file has."""
         async with client.loading:
-            if client.resume is None:
-                assert self._sink is not None
-                client.resume = ResumeState(
-                    await trio.to_thread.run_sync(
-                        self._sink.resume, key, limiter=self._scan_limiter, abandon_on_cancel=True
-                    )
+            if client.writer is None:
+                assert self._writer is not None
+                assert self._nursery is not None
+                sessions = await trio.to_thread.run_sync(
+                    self._writer.resume, key, limiter=self._scan_limiter, abandon_on_cancel=True
                 )
-        return client.resume
+                client.writer = KeyWriter(
+                    key, ResumeState(sessions), self._writer, self._nursery, self._report_fault
+                )
+        return client.writer
 
     def _forget_idle_clients(self) -> None:
         """Keep the memory bounded: what is forgotten here stands in the log files."""
         if len(self._clients) > MAX_CLIENTS:
-            idle = (key for key, client in self._clients.items() if not client.connections)
+            idle = (key for key, client in self._clients.items() if client.is_idle)
             for key in list(islice(idle, len(self._clients) - MAX_CLIENTS)):
                 del self._clients[key]
 
 
-def _open_folder(folder: Path) -> FileSink:
-    sink = FileSink(folder)
+def _open_folder(config: ServerConfig) -> FileSink:
+    folder = config.folder
+    sink = FileSink(folder, policy=config.files, synced=config.durability == "fsync")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise SinkError(f"cannot write to the log folder {folder}: make it writable for this user")
     return sink
+
+
+def _socket_error(error: Exception) -> tuple[str, str]:
+    cause = error.__cause__
+    code = cause.code if isinstance(cause, DHTError) else "EPIPE"
+    return code, SOCKET_ERRORS.get(code, str(cause or error))
 
 
 if __name__ == "__main__":

@@ -1,21 +1,26 @@
 """Service: carries one client's records to its server, for as long as it takes.
 
 Theory of operation. Two tasks share a session. The collector numbers what the application has
-traced and makes JSON of it, whether there is a connection or not: the session's spool is what
-bounds the memory. The other task connects, waits for the greeting, sends what the session says the
-server has not seen, and starts over when the connection is lost.
+traced, makes JSON of it and puts it into the spool, whether there is a connection or not: the spool
+is what survives the process, and what bounds memory and disk. The other task connects, sends what
+the server does not have, and starts over when the connection is lost.
 
-"Delivered" means that the peer's transport has acknowledged the bytes: the protocol knows no
-acknowledgement of records. What the server loses in spite of it (it is killed before it writes) the
-session keeps, and sends again after the next greeting.
+"Delivered" means that the server has acknowledged the records. A server of the JavaScript rule
+acknowledges nothing; then it means that the peer's transport has acknowledged the bytes. What such
+a server loses in spite of it (it is killed before it writes) the session keeps, and sends again
+after the next greeting.
 
-Source: hypertrace-logger client.js; docs/protocol/trace-protocol.md sections 1 and 3.
+While a server that acknowledges is connected, the sessions that other processes of the application
+left in the spool are taken over and sent as well.
+
+Source: hypertrace-logger client.js; docs/protocol/trace-protocol.md sections 1 and 3, session.md.
 """
 
 from __future__ import annotations
 
 import inspect
 import logging
+import math
 import random
 import secrets
 import threading
@@ -27,19 +32,22 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from hyperlog.config import Channel, ClientConfig, Props
+from hyperlog.conversation import ClientConversation, Pace
 from hyperlog.dht import Connection, DHTError, open_dht
+from hyperlog.diskspool import SpooledSession, SpoolFolder
 from hyperlog.doorbell import Doorbell
-from hyperlog.errors import PeerProtocolError
-from hyperlog.session import ClientSession, PendingTrace
-from hyperlog.spool import MemorySpool
+from hyperlog.errors import PeerProtocolError, ServerRefused
+from hyperlog.session import ClientSession, KeptSession, PendingTrace
+from hyperlog.tracequeue import TraceQueue
 
 if TYPE_CHECKING:
     from hyperlog.trace import Trace
 
-__all__ = ["Shipper"]
+__all__ = ["DEFAULT_MAX_BUFFER_BYTES", "Shipper"]
 
 logger = logging.getLogger("hyperlog.client")
 
+DEFAULT_MAX_BUFFER_BYTES: Final = 64 * 1024 * 1024
 BATCH: Final = 256  # traces encoded before other tasks get their turn, about 1 ms
 SEND_BATCH: Final = 256 * 1024  # bytes given to the connection at a time
 CONNECT_TIMEOUT: Final = 30.0  # s for one attempt
@@ -51,6 +59,9 @@ LIVENESS_TIMEOUT: Final = 5.0  # s of silence until it counts as gone
 MAX_FLUSHES: Final = 1024  # waiting at a time, those that nobody waits for any more included
 FIRST_RETRY: Final = 0.5  # s, at most
 MAX_RETRY: Final = 15.0  # s, at most
+REFUSED_RETRY: Final = 60.0  # s, at least, after a refusal that somebody has to do something about
+MAX_LEFT_BEHIND: Final = 16  # sessions of dead processes that are sent at a time
+LOOK_INTERVAL: Final = 30.0  # s between two looks for such sessions
 LIVED: Final = 5.0  # s that a connection lasts to count as a success
 
 Resolve = Callable[[bool], object]
@@ -76,14 +87,28 @@ class Shipper:
         """what goes along with every trace"""
         self._config = config
         self._ignored = config.ignore_class_names
-        self._spool: MemorySpool[PendingTrace] = MemorySpool(max_buffer_bytes)
+        # A quarter is for traces: a program that cannot connect must still take new ones in.
+        self._queue: TraceQueue[PendingTrace] = TraceQueue(max_buffer_bytes // 4)
+        message_bytes = max_buffer_bytes - max_buffer_bytes // 4
+        self._folder: SpoolFolder | None = None
         # As long as JavaScript's Math.random().toString().slice(2); only digits are safe to assume.
-        self.session = ClientSession(str(secrets.randbelow(10**18)), self._spool)
+        session_id = str(secrets.randbelow(10**18))
+        if config.spool is None:
+            self._spool = SpooledSession(session_id, max_memory_bytes=message_bytes)
+        else:
+            self._folder = SpoolFolder(
+                config.spool, max_bytes=config.max_spool_bytes, max_memory_bytes=message_bytes
+            )
+            self._spool = self._folder.create(session_id)
+        self.session = ClientSession(self._spool, self._queue)
+        self._adopted: dict[str, SpooledSession] = {}
+        self._room_for_more = trio.lowlevel.ParkingLot()
+        self._pace = Pace()
         self._props_lock = threading.Lock()
         self._rng = random.Random()
         self._requests: deque[Resolve] = deque()
         self._flushes: deque[tuple[int, Resolve]] = deque()
-        self._encoded = trio.lowlevel.ParkingLot()
+        self._sendable = trio.lowlevel.ParkingLot()
         self._written = trio.lowlevel.ParkingLot()
         self._failures = 0
         self._sent_through = -1
@@ -104,7 +129,7 @@ class Shipper:
         self.session.trace(trace, time.time())
         if self.bell.waiting:
             self.bell.ring()
-        elif self._spool.crowded:
+        elif self._queue.crowded:
             # A thread that traces in a tight loop starves the one that ships: every system call of
             # that one costs it a switch interval. Hand it the interpreter before records get lost.
             time.sleep(0)
@@ -126,7 +151,8 @@ class Shipper:
     @property
     def buffered_bytes(self) -> int:
         """Memory that records use, as estimated."""
-        return self._spool.size
+        adopted = sum(spool.memory_bytes for spool in list(self._adopted.values()))
+        return self._queue.size + self._spool.memory_bytes + adopted
 
     def load_initial_props(self) -> None:
         """Call `get_initial_props`; what it awaits is left for the loop."""
@@ -157,6 +183,17 @@ class Shipper:
             self.over = True
             self.bell.detach()
             self._resolve_all()
+            self._close_spool()
+
+    def _close_spool(self) -> None:
+        """Leave what is not delivered to the next process, what was traced just now included."""
+        if self._folder is not None:
+            while self.session.drain(time.time(), BATCH):
+                pass
+            self.session.release_confirmed()
+        self._spool.close()
+        for spool in self._adopted.values():
+            spool.close()
 
     async def _await_initial_props(self) -> None:
         awaitable, self._initial_props = self._initial_props, None
@@ -175,7 +212,7 @@ class Shipper:
     # -- collecting -------------------------------------------------------------------------------
 
     def _has_work(self) -> bool:
-        return bool(self._spool.pending or self._requests)
+        return bool(self._queue.pending or self._requests)
 
     async def _collect(self) -> None:
         while True:
@@ -183,7 +220,7 @@ class Shipper:
             numbered = self._spool.next_number
             drained = self.session.drain(time.time(), BATCH)
             if self._spool.next_number > numbered:
-                self._encoded.unpark_all()
+                self._sendable.unpark_all()
             if drained < BATCH:
                 # The queue was empty after the requests had come: all they mean has a number now.
                 for _ in range(requests):
@@ -249,6 +286,9 @@ class Shipper:
             self._call(self._config.on_close)
             return False
         self._call(self._config.on_reconnect)
+        if isinstance(error, ServerRefused) and error.refusal != "LIMIT":
+            await trio.sleep(REFUSED_RETRY * self._rng.uniform(1.0, 1.5))
+            return True
         limit = min(FIRST_RETRY * 2.0 ** min(self._failures, 16), MAX_RETRY)
         self._failures += 1
         await trio.sleep(limit * self._rng.uniform(0.5, 1.0))
@@ -278,11 +318,16 @@ class Shipper:
         """Ship over one connection; why it ended, None when the server ended it in order."""
         link = channel if isinstance(channel, Connection) else _Link(channel)
         opened_at = trio.current_time()
-        self.session.connection_opened()
+        conversation = ClientConversation(
+            self.session, map(KeptSession, self._adopted.values()), pace=self._pace
+        )
         self._sent_through = -1
         try:
             with trio.fail_after(GREETING_TIMEOUT):
-                self.session.receive_message(await link.receive())
+                while not conversation.greeted:
+                    conversation.receive_message(await link.receive())
+                    if conversation.has_answers:
+                        await link.send_many(self._messages(conversation))
             self._resolve_delivered()
             if isinstance(link, Connection):
                 link.set_liveness(LIVENESS_INTERVAL, LIVENESS_TIMEOUT)
@@ -290,9 +335,12 @@ class Shipper:
             self.connections += 1
             self._call(self._config.on_open)
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._send, link)
-                nursery.start_soon(self._watch_delivery, link)
-                error = await self._listen(link)
+                nursery.start_soon(self._send, link, conversation)
+                if conversation.acknowledges:
+                    nursery.start_soon(self._look_for_left_behind, conversation)
+                else:
+                    nursery.start_soon(self._watch_delivery, link)
+                error = await self._listen(link, conversation)
                 nursery.cancel_scope.cancel()
             return error
         except trio.EndOfChannel:
@@ -301,41 +349,73 @@ class Shipper:
             return ConnectionError(
                 f"no greeting within {GREETING_TIMEOUT:g} s: is it a log server?"
             )
-        except PeerProtocolError as err:
+        except (PeerProtocolError, ServerRefused) as err:
             return err
         except (trio.BrokenResourceError, trio.ClosedResourceError) as err:
             return _reason(err)
         finally:
             self.connected = False
-            self.session.connection_closed()
             if trio.current_time() - opened_at >= LIVED:
                 self._failures = 0
             with trio.move_on_after(CLOSE_TIMEOUT, shield=True):
                 await link.aclose()
 
-    async def _listen(self, link: Connection | _Link) -> Exception | None:
+    async def _listen(
+        self, link: Connection | _Link, conversation: ClientConversation
+    ) -> Exception | None:
         try:
             while True:
-                self.session.receive_message(await link.receive())
+                conversation.receive_message(await link.receive())
+                self._resolve_delivered()
+                for kept in conversation.take_delivered():
+                    self._adopted.pop(kept.session_id).close()
+                    self._room_for_more.unpark_all()
+                self._sendable.unpark_all()  # there may be an answer, or more sessions to send
         except trio.EndOfChannel:
             return None
+        except (PeerProtocolError, ServerRefused) as err:
+            return err
         except (trio.BrokenResourceError, trio.ClosedResourceError) as err:
             return _reason(err)
 
-    async def _send(self, link: Connection | _Link) -> None:
+    def _messages(self, conversation: ClientConversation) -> list[bytes]:
+        return conversation.messages_to_send(SEND_BATCH, time.time(), trio.current_time())
+
+    async def _send(self, link: Connection | _Link, conversation: ClientConversation) -> None:
         try:
             while True:
-                messages = self.session.messages_to_send(SEND_BATCH, time.time())
+                messages = self._messages(conversation)
                 if messages:
                     await link.send_many(messages)
                     self._sent_through = self.session.last_sent_number
                     self._written.unpark_all()
-                else:
-                    await self._encoded.park()
+                    continue
+                at = conversation.next_send_at(trio.current_time())
+                with trio.CancelScope(deadline=math.inf if at is None else at):
+                    await self._sendable.park()
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # the listening task gets the reason
 
+    async def _look_for_left_behind(self, conversation: ClientConversation) -> None:
+        """Take over what dead processes left in the spool, a few sessions at a time."""
+        folder = self._folder
+        if folder is None:
+            return
+        while True:
+            for session_id in folder.orphans():
+                if len(self._adopted) >= MAX_LEFT_BEHIND:
+                    break
+                await trio.lowlevel.checkpoint()
+                spool = None if session_id in self._adopted else folder.adopt(session_id)
+                if spool is not None:
+                    self._adopted[session_id] = spool
+                    conversation.add_left_behind(KeptSession(spool))
+            self._sendable.unpark_all()
+            with trio.move_on_after(LOOK_INTERVAL):
+                await self._room_for_more.park()
+
     async def _watch_delivery(self, link: Connection | _Link) -> None:
+        """By the JavaScript rule: ask the transport."""
         try:
             while True:
                 number = self._sent_through

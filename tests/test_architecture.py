@@ -1,7 +1,8 @@
 """The layers hold: protocol folders do no IO, and imports follow the arrows below.
 
     cli → everything            serving → server → sinks, session
-    client → shipper, worker    shipper → session → spool, records → trace, replacer
+    client → shipper, worker    shipper → conversation → session, control → records → trace, replacer
+                                server → keywriter → keylog → resume; reception → resume, control
     product → hyperlog.dht (its public names only)
     dht services → dht protocols → compact, keys, constants, errors
 
@@ -65,24 +66,58 @@ ARROWS: dict[str, set[str]] = {
     "trace": set(),
     "worker": set(),
     "records": {"replacer", "trace"},
-    "spool": {"records"},
+    "tracequeue": set(),
     "diskspool": set(),
-    "session": {"records", "spool", "trace"},
+    "session": {"records", "trace"},
+    "control": {"records"},
+    "conversation": {"control", "session"},
+    "resume": {"records"},
+    "reception": {"control", "records", "resume"},
+    "keylog": {"resume", "sinks"},
+    "keywriter": {"keylog", "reception", "resume", "sinks"},
     "doorbell": set(),
     "sinks": {"records", "sinks"},
     "connections": {"records"},
-    "shipper": {"dht", "doorbell", "records", "session", "spool", "trace"},
+    "shipper": {
+        "conversation",
+        "dht",
+        "diskspool",
+        "doorbell",
+        "session",
+        "trace",
+        "tracequeue",
+    },
     "handler": {"client", "records", "trace"},
-    "client": {"dht", "keyfile", "records", "session", "shipper", "spool", "trace", "worker"},
-    "server": {"gate", "connections", "dht", "keyfile", "records", "session", "sinks"},
-    "sending": {"client", "dht", "records", "session", "shipper", "spool", "trace"},
+    "client": {"dht", "keyfile", "records", "session", "shipper", "trace", "worker"},
+    "server": {
+        "connections",
+        "control",
+        "dht",
+        "gate",
+        "keyfile",
+        "keywriter",
+        "reception",
+        "resume",
+        "sinks",
+    },
+    "sending": {"client", "dht", "records", "session", "shipper", "trace"},
     "flushing": {"dht", "diskspool", "keyfile", "shipper"},
     "serving": {"dht", "keyfile", "server", "sinks"},
     "cli": EVERYTHING,
     "__main__": {"cli"},
 }
-LIGHT = ("errors", "records", "replacer", "session", "spool", "trace")
-SANS_IO = ("replacer", "records", "session")
+LIGHT = ("errors", "records", "replacer", "session", "trace", "tracequeue")
+SANS_IO = (
+    "control",
+    "conversation",
+    "keylog",
+    "reception",
+    "records",
+    "replacer",
+    "resume",
+    "session",
+    "tracequeue",
+)
 
 
 @dataclass(frozen=True)
