@@ -44,8 +44,8 @@ class ServerLimits:
     """from one address; a site behind one NAT shares it"""
     records_per_key: float | None = 100_000.0
     bytes_per_key: float | None = 64 * 1024 * 1024
-    max_record: int = 1024 * 1024
-    """bytes of one message that is a record"""
+    max_record: int = 8 * 1024 * 1024
+    """bytes of one record; its line is cut, JavaScript peers could send 16 MiB"""
 
     def __post_init__(self) -> None:
         for limit in fields(self):

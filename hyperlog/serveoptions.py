@@ -39,7 +39,7 @@ LIMIT_OPTIONS: Final[list[Option]] = [
     ("handshakes_per_source", parse_count, "N", "per second from one address (default: 50)"),
     ("records_per_key", parse_count, "N", "per second, read more slowly above (default: 100000)"),
     ("bytes_per_key", parse_size, "SIZE", "per second, read more slowly above (default: 64M)"),
-    ("max_record", parse_size, "SIZE", "of one record (default: 1M)"),
+    ("max_record", parse_size, "SIZE", "of one record (default: 8M)"),
 ]
 NEVER_OFF: Final = {"connections", "connections_per_key", "max_record"}
 

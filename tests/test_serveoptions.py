@@ -50,13 +50,13 @@ def test_options_reach_their_fields():
         "--durability fsync --max-line 32K --rotate-size 10M --rotate-age 1d "
         "--keep-bytes 1G --keep-age 4w --quota off --key-quota 2G --max-keys 5 "
         "--max-connections 7 --max-handshakes off --max-bytes-per-key 1M "
-        "--max-record 8M --allow list --learn 3"
+        "--max-record 2M --allow list --learn 3"
     )
     given = parse(*text.split())
     assert (given["durability"], given["max_line"]) == ("fsync", 32768)
     assert given["files"] == FilePolicy(10 * 2**20, 86400, 2**30, 28 * 86400, None, 2 * 2**30, 5)
     assert given["limits"] == ServerLimits(
-        connections=7, handshakes=None, bytes_per_key=2**20, max_record=8 * 2**20
+        connections=7, handshakes=None, bytes_per_key=2**20, max_record=2 * 2**20
     )
     assert given["access"] == AccessPolicy(Path("list"), None, 3)
 
