@@ -34,9 +34,8 @@ def load_keys(path: str | os.PathLike[str], *, private: bool = False) -> KeyPair
     """
     try:
         with open(path, "rb") as file:
-            if private and (fault := _open_to_others(os.fstat(file.fileno()), path)) is not None:
-                raise KeyFileError(fault)
             data = file.read(MAX_SIZE + 1)
+            fault = _open_to_others(os.fstat(file.fileno()), path) if private else None
     except FileNotFoundError:
         raise KeyFileError(
             f"{path} does not exist: create it with `hyperlog keygen` or give another path"
@@ -49,9 +48,12 @@ def load_keys(path: str | os.PathLike[str], *, private: bool = False) -> KeyPair
     if len(data) > MAX_SIZE:
         raise KeyFileError(f"{path} is too large for a key file; {restore}")
     try:
-        return KeyPair.from_json(data)
+        key_pair = KeyPair.from_json(data)
     except DHTError as error:
         raise KeyFileError(f"the key file {path} cannot be used: {error}; {restore}") from None
+    if fault is not None:
+        raise KeyFileError(fault)
+    return key_pair
 
 
 def create_keys(path: str | os.PathLike[str], key_pair: KeyPair | None = None) -> KeyPair:
