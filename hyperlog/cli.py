@@ -1,4 +1,4 @@
-"""The `hyperlog` command: serve, send, testnet, keygen.
+"""The `hyperlog` command: serve, send, flush-spool, testnet, keygen.
 
 stdout carries data, stderr talk. Exit status: 0 done, 1 failed, 2 wrong usage.
 """
@@ -29,6 +29,7 @@ from hyperlog.config import (
 )
 from hyperlog.dht import DHTError, testnet
 from hyperlog.errors import ConfigError, HyperlogError
+from hyperlog.flushing import flush_spools
 from hyperlog.keyfile import create_keys
 from hyperlog.sending import send_records
 from hyperlog.server import Server
@@ -95,7 +96,7 @@ def build_parser() -> argparse.ArgumentParser:
         "-v", "--verbose", action="count", default=0, help="log more to stderr; twice: everything"
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for add in (_add_serve, _add_send, _add_testnet, _add_keygen):
+    for add in (_add_serve, _add_send, _add_flush_spool, _add_testnet, _add_keygen):
         add(commands, shared)
     return parser
 
@@ -207,6 +208,32 @@ def _add_send(commands: Any, shared: argparse.ArgumentParser) -> None:  # noqa: 
     parser.set_defaults(run=_send)
 
 
+def _add_flush_spool(commands: Any, shared: argparse.ArgumentParser) -> None:  # noqa: ANN401 - private type
+    parser = commands.add_parser(
+        "flush-spool",
+        parents=[shared],
+        help="deliver what applications that have ended left on disk",
+        description="Delivers the records that this user's applications kept on disk and could not "
+        "deliver before they ended. Applications that are running send theirs themselves.",
+    )
+    parser.add_argument(
+        "--server",
+        type=_checked(parse_public_key),
+        metavar="KEY",
+        help="only what is for this server, 64 hex digits (default: all of them)",
+    )
+    _add_bootstrap(parser)
+    parser.add_argument(
+        "--timeout",
+        type=_checked(_seconds),
+        default=30.0,
+        metavar="SECONDS",
+        help="give up with a server when nothing is delivered for so long (default: 30)",
+    )
+    parser.add_argument("--json", action="store_true", help="print the counts as JSON")
+    parser.set_defaults(run=_flush_spool)
+
+
 def _add_testnet(commands: Any, shared: argparse.ArgumentParser) -> None:  # noqa: ANN401 - private type
     parser = commands.add_parser("testnet", parents=[shared], help="run a private DHT")
     parser.add_argument(
@@ -278,6 +305,16 @@ def _send(options: argparse.Namespace) -> int:
         as_json=options.json,
     )
     return 0 if delivered else EXIT_FAILURE
+
+
+def _flush_spool(options: argparse.Namespace) -> int:
+    complete = flush_spools(
+        options.server,
+        bootstrap=options.bootstrap,
+        timeout=options.timeout,
+        as_json=options.json,
+    )
+    return 0 if complete else EXIT_FAILURE
 
 
 def _testnet(options: argparse.Namespace) -> int:
