@@ -90,7 +90,7 @@ class UDPSocket:
         name = self._socket.getsockname()
         self.local_address: Address = (name[0], name[1])
         self._gro = self._enable_gro()
-        self._gso = sys.platform == "linux" and hasattr(self._socket, "sendmsg")
+        self._gso = self._has_gso()
         self._ttl = DEFAULT_TTL
 
     def _set_buffers(self) -> None:
@@ -120,6 +120,15 @@ class UDPSocket:
         try:
             self._socket.setsockopt(SOL_UDP, UDP_GRO, 1)
         except OSError:  # kernel before 5.0
+            return False
+        return True
+
+    def _has_gso(self) -> bool:
+        if sys.platform != "linux":
+            return False
+        try:
+            self._socket.setsockopt(SOL_UDP, UDP_SEGMENT, 0)
+        except OSError:  # kernel before 4.18, which would send the batch as one datagram
             return False
         return True
 
@@ -194,10 +203,14 @@ class UDPSocket:
             except BlockingIOError:
                 return start
             except OSError as err:
-                if stop - start > 1 and err.errno in (errno.EINVAL, errno.EIO, errno.EOPNOTSUPP):
-                    # A device without checksum offload, or a kernel before 4.18: one by one.
-                    self._gso = False
-                    return start + self.send_batch(datagrams[start:], address)
+                if stop - start > 1:
+                    # No checksum offload on this device: never again. Anything else may be about
+                    # one of them, such as an MTU probe larger than the link, and not the others.
+                    if err.errno in (errno.EIO, errno.EOPNOTSUPP):
+                        self._gso = False
+                    for index in range(start, stop):
+                        if not self.send(datagrams[index], address):
+                            return index
             start = stop
         return total
 
