@@ -71,6 +71,8 @@ class _Handshake:
     number: int | None = None
     """None when the firewall refused"""
     connect: Callable[[int, Address], None] | None = None
+    opening: Connection | None = None
+    """waits for the peer's hello"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,16 +208,20 @@ class Listener(trio.abc.Listener[Connection]):
         while True:
             await trio.sleep(1.0)
             now = trio.current_time()
-            table = self._table
-            for noise, handshake in list(table.by_noise.items()):
+            for noise, handshake in list(self._table.by_noise.items()):
                 if handshake.expires_at <= now:
-                    del table.by_noise[noise]
-                    if handshake.number is not None:
-                        table.by_number.pop(handshake.number, None)
-                    self._drop(handshake)
+                    self._forget(noise)
+
+    def _forget(self, noise: bytes) -> None:
+        handshake = self._table.by_noise.pop(noise)
+        if handshake.number is not None:
+            self._table.by_number.pop(handshake.number, None)
+        self._drop(handshake)
 
     @staticmethod
     def _drop(handshake: _Handshake) -> None:
+        if handshake.opening is not None:
+            handshake.opening.abort()
         if handshake.punch is not None:
             handshake.punch.close()
         if handshake.stream is not None:
@@ -237,15 +243,17 @@ class Listener(trio.abc.Listener[Connection]):
         # A client sends the same bytes through several nodes: one handshake, one answer.
         handshake = self._table.by_noise.get(message.noise)
         if handshake is None:
-            if len(self._table.by_noise) >= MAX_HANDSHAKES:
-                self._counts.dropped += 1
-                return
             try:
                 handshake = self._shake_hands(message, request)
             except RemoteProtocolError as err:
                 self._counts.failed += 1
                 logger.debug("handshake from %s:%d dropped: %s", *request.address, err.code)
                 return
+            if len(self._table.by_noise) >= MAX_HANDSHAKES:
+                # Refusing the new one would let a flood keep everybody out. Honest peers are quick:
+                # the oldest has had its time.
+                self._counts.dropped += 1
+                self._forget(next(iter(self._table.by_noise)))
             self._table.by_noise[message.noise] = handshake
         if handshake.noise is not None:
             self._dht.perform(
@@ -349,7 +357,7 @@ class Listener(trio.abc.Listener[Connection]):
             if handshake.punch is not None:
                 handshake.punch.close()
                 handshake.punch = None
-            self._start_connection(stream, responder, path)
+            self._start_connection(handshake, stream, responder, path)
 
         stream.on_unconnected_packet = connect
         if direct or payload.firewall == FIREWALL_OPEN:
@@ -359,9 +367,7 @@ class Listener(trio.abc.Listener[Connection]):
             return  # we are open: the client starts
         if self._nursery is None:
             return
-        punches = sum(other.punch is not None for other in self._table.by_noise.values())
-        if punches >= MAX_PUNCHES:
-            return  # the peer may still reach us on the same network
+        self._make_room_for_punch()
         try:
             handshake.punch = ServerPunch(
                 self._dht,
@@ -376,6 +382,15 @@ class Listener(trio.abc.Listener[Connection]):
         if not self._on_same_network(payload, message, request):
             # The relaying node then reports the puncher's NAT mapping to the client.
             handshake.reply_socket = handshake.punch.socket
+
+    def _make_room_for_punch(self) -> None:
+        punching = [other for other in self._table.by_noise.values() if other.punch is not None]
+        if len(punching) >= MAX_PUNCHES:
+            # As with handshakes. The oldest peer may still reach us on the same network.
+            oldest = punching[0]
+            assert oldest.punch is not None
+            oldest.punch.close()
+            oldest.punch = oldest.reply_socket = None
 
     def _on_same_network(
         self, payload: NoisePayload, message: Handshake, request: IncomingRequest
@@ -398,7 +413,7 @@ class Listener(trio.abc.Listener[Connection]):
     # -- connections ------------------------------------------------------------------------------
 
     def _start_connection(
-        self, stream: UDXStream, responder: HandshakeResponder, path: str
+        self, handshake: _Handshake, stream: UDXStream, responder: HandshakeResponder, path: str
     ) -> None:
         if self._nursery is None:
             stream.destroy()
@@ -413,15 +428,17 @@ class Listener(trio.abc.Listener[Connection]):
             is_initiator=False,
             path=path,
         )
-        self._nursery.start_soon(self._hand_over, connection)
+        handshake.opening = connection
+        self._nursery.start_soon(self._hand_over, handshake, connection)
 
-    async def _hand_over(self, connection: Connection) -> None:
+    async def _hand_over(self, handshake: _Handshake, connection: Connection) -> None:
         """Give the connection to `accept` once the peer's hello has come."""
         opened = False
         try:
             with trio.fail_after(OPEN_TIMEOUT):
                 await connection.opened()
                 opened = True
+                handshake.opening = None
                 await self._send.send(connection)
         except trio.TooSlowError:
             if opened:
