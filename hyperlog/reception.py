@@ -46,6 +46,7 @@ from hyperlog.resume import Arrivals, Received, ResumeState
 __all__ = ["Admit", "ReceptionLimits", "ServerConversation"]
 
 MAX_BAD_MESSAGES: Final = 100  # of one connection, then it is to be ended
+MAX_ANSWERS: Final = 64  # not yet sent; each may have 10 KiB
 MAX_ACKS: Final = 1024  # sessions with an acknowledgement not yet sent
 
 Admit = Callable[[Hello], Refusal | None]
@@ -197,9 +198,9 @@ class ServerConversation:
         if len(data) > self._limits.max_message:
             self._violate(f"message of {len(data)} bytes")
             return
-        head, *lines = data.split(b"\n")
+        end = data.find(b"\n")
         try:
-            control = parse_client_control_untrusted(head)
+            control = parse_client_control_untrusted(data if end < 0 else data[:end])
         except BadRecord as error:
             if self.hello is None:
                 self._violate(f"a hello that cannot be read: {error}")
@@ -207,7 +208,7 @@ class ServerConversation:
                 self._count_bad_message(error)
             return
         if control.batch is not UNSET and self.hello is not None:
-            self._take_batch(control.batch, lines)
+            self._take_batch(control.batch, data)
         elif control.hello is not UNSET and self.hello is None:
             self._take_hello(control.hello)
         elif control.resume is not UNSET and self.hello is not None:
@@ -231,15 +232,19 @@ class ServerConversation:
         hello.token = None  # nobody needs it any more
 
     def _welcome(self, sessions: dict[str, int]) -> None:
+        if len(self._answers) >= MAX_ANSWERS:
+            self._violate("it asks and does not read the answers")
+            return
         numbers = {}
         for session_id, claimed in sessions.items():
             self._arrivals.claim(session_id, claimed)
             numbers[session_id] = max(claimed, self._resume.written(session_id))
         self._answers.append(encode_control("welcome", numbers))
 
-    def _take_batch(self, batch: Batch, lines: list[bytes]) -> None:
-        if len(lines) != batch.count:
-            self._violate(f"a batch of {batch.count} records has {len(lines)}")
+    def _take_batch(self, batch: Batch, data: bytes) -> None:
+        count = data.count(b"\n")  # before they are cut apart: a message may hold nothing else
+        if count != batch.count:
+            self._violate(f"a batch of {batch.count} records has {count}")
             return
         if len(self._acks) > MAX_ACKS:
             self._violate(f"more than {MAX_ACKS} sessions on one connection")
@@ -249,7 +254,7 @@ class ServerConversation:
             arrivals.enter(session_id)
         add, parse, max_size = arrivals.add, parse_client_message_untrusted, self._limits.max_record
         number = batch.from_number
-        for line in lines:
+        for line in data.split(b"\n")[1:]:
             try:
                 record = parse(line, max_size)
                 if record.session_id != session_id:
