@@ -32,6 +32,7 @@ from hyperlog.errors import ConfigError, HyperlogError
 from hyperlog.flushing import flush_spools
 from hyperlog.keyfile import create_keys
 from hyperlog.sending import send_records
+from hyperlog.serveoptions import add_server_options, server_options
 from hyperlog.server import Server
 from hyperlog.serving import serve
 
@@ -177,6 +178,7 @@ def _add_serve(commands: Any, shared: argparse.ArgumentParser) -> None:  # noqa:
         help="be a private network of its own: clients name this server as their bootstrap node",
     )
     parser.add_argument("--json", action="store_true", help="events on stdout as JSON lines")
+    add_server_options(parser)
     parser.set_defaults(run=_serve)
 
 
@@ -285,6 +287,7 @@ def _serve(options: argparse.Namespace) -> int:
         host=options.host,
         port=options.port,
         local=options.local,
+        **server_options(options),
     )
 
     async def run() -> None:

@@ -22,28 +22,35 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Final
+from typing import Final, Unpack
 
 import trio
 
-from hyperlog.config import DEFAULT_FOLDER, DEFAULT_HOST, DEFAULT_KEYS, Address, ServerConfig
+from hyperlog.config import (
+    DEFAULT_FOLDER,
+    DEFAULT_HOST,
+    DEFAULT_KEYS,
+    Address,
+    ServerConfig,
+    ServerOptions,
+)
 from hyperlog.control import ServerOffer
 from hyperlog.dht import DHT, Connection, DHTError, KeyPair, Listener, open_dht
 from hyperlog.errors import SessionRewound, SinkError
+from hyperlog.gate import Gate, GateStatistics, Guest
 from hyperlog.keyfile import load_or_create_keys
 from hyperlog.keywriter import Answerer, KeyWriter
 from hyperlog.reception import ReceptionLimits, ServerConversation
 from hyperlog.resume import Received, ResumeState
 from hyperlog.sinks.files import FileSink
-from hyperlog.sinks.writer import LogWriter
+from hyperlog.sinks.writer import LogWriter, WriterStatistics
 
 __all__ = ["Server", "ServerStatistics"]
 
 logger = logging.getLogger("hyperlog.server")
 
-MAX_CONNECTIONS: Final = 1024  # at a time; each has a UDX stream and a task
-MAX_CONNECTIONS_PER_KEY: Final = 32  # at a time; processes of one application share a key
-MAX_RECORD_SIZE: Final = 8 * 1024 * 1024  # bytes of one record; JavaScript peers could send 16 MiB
+MAX_MESSAGE_SIZE: Final = 8 * 1024 * 1024  # bytes
+OFFERED_RECORD_SIZE: Final = 1024 * 1024  # bytes that our clients keep to; larger ones are cut
 MAX_CLIENTS: Final = 4096  # keys whose last seen numbers are kept in memory
 MAX_SCANS: Final = 2  # log files read back at a time; each may take some 10 MB
 BATCH: Final = 1024  # messages handled before other connections get their turn, some ms
@@ -77,6 +84,9 @@ class ServerStatistics:
     """records that had been written before"""
     bad_messages: int
     write_failures: int
+    gate: GateStatistics
+    """who was refused or slowed down, and why"""
+    files: WriterStatistics
 
 
 @dataclass(slots=True)
@@ -115,6 +125,7 @@ class Server:
         host: str = DEFAULT_HOST,
         port: int | None = None,
         local: bool = False,
+        **options: Unpack[ServerOptions],
     ) -> None:
         """`folder` takes the log files, `keys` is a key pair or its file; both are made if missing.
 
@@ -122,14 +133,24 @@ class Server:
         the server a network of its own. `port` is bound exactly, or any without it.
 
         Raises:
-            ConfigError: a setting cannot be used.
-            KeyFileError: the key file cannot be read or made.
+            ConfigError: a setting, or the list of allowed keys, cannot be used.
+            KeyFileError: the key file cannot be read or made, or others can read it.
         """
         self.config = ServerConfig.checked(
-            folder=folder, keys=keys, bootstrap=bootstrap, host=host, port=port, local=local
+            folder=folder,
+            keys=keys,
+            bootstrap=bootstrap,
+            host=host,
+            port=port,
+            local=local,
+            **options,
         )
         given = self.config.keys
-        self._key_pair = given if isinstance(given, KeyPair) else load_or_create_keys(given)
+        self._key_pair = (
+            given if isinstance(given, KeyPair) else load_or_create_keys(given, private=True)
+        )
+        limits = self.config.limits
+        self._gate = Gate(self.config.access, limits)
         self._counts = _Counts()
         self._clients: dict[bytes, _Client] = {}
         self._connections: set[Connection] = set()
@@ -139,8 +160,12 @@ class Server:
         self._dht: DHT | None = None
         self._listener: Listener | None = None
         self._announced = trio.Event()
-        self._limits = ReceptionLimits(MAX_RECORD_SIZE, MAX_RECORD_SIZE)
-        self._offer = ServerOffer(max_message=MAX_RECORD_SIZE, durability=self.config.durability)
+        self._limits = ReceptionLimits(MAX_MESSAGE_SIZE, limits.max_record)
+        self._offer = ServerOffer(
+            max_message=MAX_MESSAGE_SIZE,
+            max_record=min(limits.max_record, OFFERED_RECORD_SIZE),
+            durability=self.config.durability,
+        )
         self._scan_limiter = trio.CapacityLimiter(MAX_SCANS)
         self._fault_logged_at = -FAULT_LOG_INTERVAL
         self._running: AbstractAsyncContextManager[Server] | None = None
@@ -174,6 +199,7 @@ class Server:
     def statistics(self) -> ServerStatistics:
         """Counts and state; RuntimeError before the server runs."""
         assert self._dht is not None, "the server has no statistics before it runs"
+        assert self._writer is not None
         counts, conversations = self._counts, self._conversations
         return ServerStatistics(
             public_key=self.public_key.hex(),
@@ -187,6 +213,8 @@ class Server:
             repeats=counts.repeats + sum(one.repeats for one in conversations),
             bad_messages=counts.bad_messages + sum(one.bad_messages for one in conversations),
             write_failures=counts.write_failures,
+            gate=self._gate.statistics(),
+            files=self._writer.statistics(),
         )
 
     # -- life -------------------------------------------------------------------------------------
@@ -233,9 +261,10 @@ class Server:
                 key_pair=self._key_pair,
             ) as self._dht,
         ):
-            self._listener = await self._dht.listen()
+            self._listener = await self._dht.listen(firewall=self._gate.refuses)
             async with trio.open_nursery() as self._nursery:
                 self._nursery.start_soon(self._wait_first_announcement, self._listener)
+                self._nursery.start_soon(self._gate.watch)
                 task_status.started()
                 while True:
                     self._admit(await self._listener.accept(), self._nursery)
@@ -247,18 +276,16 @@ class Server:
     # -- connections ------------------------------------------------------------------------------
 
     def _admit(self, connection: Connection, nursery: trio.Nursery) -> None:
-        client = self._clients.get(connection.remote_public_key)
-        if len(self._connections) >= MAX_CONNECTIONS or (
-            client is not None and client.connections >= MAX_CONNECTIONS_PER_KEY
-        ):
+        guest = self._gate.enter(connection.remote_public_key, connection)
+        if guest is None:
             self._counts.refused += 1
             connection.abort()
             return
         self._counts.accepted += 1
         self._connections.add(connection)
-        nursery.start_soon(self._serve, connection, self._counts.accepted)
+        nursery.start_soon(self._serve, connection, guest, self._counts.accepted)
 
-    async def _serve(self, connection: Connection, number: int) -> None:
+    async def _serve(self, connection: Connection, guest: Guest, number: int) -> None:
         """One connection from its greeting to its end; nothing it does can hurt the others."""
         key = connection.remote_public_key
         name = key.hex()[:8]
@@ -271,7 +298,7 @@ class Server:
             conversation = ServerConversation(
                 key, writer.resume, number, limits=self._limits, offer=self._offer
             )
-            await self._converse(connection, writer, conversation)
+            await self._converse(connection, guest, writer, conversation)
             if conversation.violation is not None:
                 in_order = conversation.refused
                 logger.warning("[%s] cut off: %s", name, conversation.violation)
@@ -283,6 +310,7 @@ class Server:
             logger.exception("[%s] serving a connection failed", name)
         finally:
             client.connections -= 1
+            self._gate.leave(guest)
             self._forget_idle_clients()
             if in_order:
                 with trio.move_on_after(CLOSE_TIMEOUT, shield=True):
@@ -292,7 +320,11 @@ class Server:
             logger.info("[%s] disconnected", name)
 
     async def _converse(
-        self, connection: Connection, writer: KeyWriter, conversation: ServerConversation
+        self,
+        connection: Connection,
+        guest: Guest,
+        writer: KeyWriter,
+        conversation: ServerConversation,
     ) -> None:
         error: tuple[str, str] | None = None
         self._conversations.add(conversation)
@@ -302,7 +334,7 @@ class Server:
                 answerer = Answerer(conversation, nursery.cancel_scope.cancel)
                 with writer.connected(answerer):
                     nursery.start_soon(self._answer, connection, answerer)
-                    error = await self._receive(connection, writer, answerer)
+                    error = await self._receive(connection, guest, writer, answerer)
                     nursery.cancel_scope.cancel()
             if conversation.refused:
                 await connection.send_many(conversation.messages_to_send())
@@ -316,7 +348,7 @@ class Server:
         writer.add(Received(conversation.closing_lines(time.time(), error)))
 
     async def _receive(
-        self, connection: Connection, writer: KeyWriter, answerer: Answerer
+        self, connection: Connection, guest: Guest, writer: KeyWriter, answerer: Answerer
     ) -> tuple[str, str] | None:
         """Read to the end of the connection; the code and text of the error that ended it."""
         conversation = answerer.conversation
@@ -330,6 +362,7 @@ class Server:
                     batch = messages[start : start + BATCH]
                     writer.add(conversation.receive_messages(batch, time.time()), answerer)
                     answerer.wake()
+                await self._gate.pace(guest, messages)
         except trio.EndOfChannel:
             pass
         except (trio.BrokenResourceError, trio.ClosedResourceError) as err:

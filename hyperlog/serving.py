@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import socket
 import sys
-from pathlib import Path
 from typing import Final
 
 import trio
 
 from hyperlog.config import Address
 from hyperlog.dht import BOOTSTRAP_NODES
-from hyperlog.keyfile import permission_warning
 from hyperlog.server import Server
 
 __all__ = ["serve"]
@@ -27,9 +25,6 @@ async def serve(server: Server, *, as_json: bool) -> None:
     With `as_json` stdout carries one JSON object a line instead.
     """
     config = server.config
-    warning = permission_warning(config.keys) if isinstance(config.keys, Path) else None
-    if warning is not None:
-        _say(f"warning: {warning}")
     async with server:
         with trio.move_on_after(ANNOUNCE_PATIENCE):
             await server.wait_announced()

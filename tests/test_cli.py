@@ -248,12 +248,12 @@ async def test_a_server_keeps_its_key_and_its_port():
     assert len(seen) == 1
 
 
-async def test_a_key_file_that_others_can_read_is_warned_about():
+async def test_a_key_file_that_others_can_read_is_refused():
     main(["keygen"])
     os.chmod("keys.dat", 0o644)
-    async with running("serve", "--local", "--host", "127.0.0.1") as server:
-        await server.line()
-        await server.says("chmod 600")
+    done = await run("serve", "--local", "--host", "127.0.0.1")
+    assert done.returncode == 1
+    assert b"chmod 600 keys.dat" in done.stderr
 
 
 async def test_send_fails_when_nobody_is_there():

@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
 from contextlib import asynccontextmanager
 
 import pytest
@@ -11,9 +10,12 @@ import trio
 
 from hyperlog import keywriter
 from hyperlog import server as server_module
+from hyperlog.access import AccessPolicy
 from hyperlog.dht import KeyPair, open_dht, testnet
 from hyperlog.errors import ConfigError, KeyFileError, SinkError
-from hyperlog.server import MAX_CONNECTIONS_PER_KEY, Server
+from hyperlog.limits import ServerLimits
+from hyperlog.server import Server
+from hyperlog.sinks.folder import FilePolicy
 
 SESSION = "123456789"
 
@@ -115,9 +117,9 @@ async def test_a_hostile_peer_is_cut_off_and_harms_nobody(tmp_path, caplog):
         assert server.statistics().bad_messages > 100
 
 
-async def test_a_record_beyond_the_limit_is_counted_and_the_next_is_written(tmp_path, monkeypatch):
-    monkeypatch.setattr(server_module, "MAX_RECORD_SIZE", 100_000)
-    async with local_server(tmp_path) as server, peer(server) as dht:
+async def test_a_record_beyond_the_limit_is_counted_and_the_next_is_written(tmp_path):
+    limits = ServerLimits(max_record=100_000)
+    async with local_server(tmp_path, limits=limits) as server, peer(server) as dht:
         connection, _ = await connect(dht, server)
         await connection.send(message(0, id="x" * 100_000))
         await connection.send(message(1))
@@ -193,16 +195,20 @@ async def test_a_fault_that_passes_costs_nobody_anything(tmp_path):
     assert [line["traceNumber"] for line in written] == [0, 1]
 
 
-async def test_one_key_cannot_take_all_connections(tmp_path, monkeypatch):
-    monkeypatch.setattr(server_module, "MAX_CONNECTIONS_PER_KEY", 2)
-    assert MAX_CONNECTIONS_PER_KEY == 32
-    async with local_server(tmp_path) as server, peer(server) as dht:
+async def test_one_key_cannot_take_all_connections(tmp_path):
+    limits = ServerLimits(connections_per_key=2)
+    async with local_server(tmp_path, limits=limits) as server, peer(server) as dht:
         kept = [await connect(dht, server) for _ in range(2)]
+        for number, (connection, _) in enumerate(kept):
+            await connection.send(message(number))  # proves the key
+            await until(lambda: server.statistics().records > number)  # noqa: B023 - awaited here
         refused = await dht.connect(server.public_key)
+        await refused.receive()
+        await refused.send(message(2))
         assert await is_cut_off(refused)
         other, _ = await connect(dht, server, KeyPair.generate())
-        assert server.statistics().connections == 3
-        assert server.statistics().refused == 1
+        await until(lambda: server.statistics().connections == 3)
+        assert server.statistics().gate.limits.connections_per_key == 1
         for connection, _ in kept:
             connection.abort()
         other.abort()
@@ -210,9 +216,51 @@ async def test_one_key_cannot_take_all_connections(tmp_path, monkeypatch):
         await connect(dht, server)
 
 
-async def test_the_number_of_connections_is_bounded(tmp_path, monkeypatch):
-    monkeypatch.setattr(server_module, "MAX_CONNECTIONS", 1)
-    async with local_server(tmp_path) as server, peer(server) as dht:
+async def test_a_key_that_is_not_on_the_list_gets_no_answer(tmp_path):
+    known = KeyPair.generate()
+    (tmp_path / "list").write_text(f"{known.public_key.hex()}\n")
+    access = AccessPolicy(tmp_path / "list")
+    async with local_server(tmp_path / "logs", access=access) as server, peer(server) as dht:
+        connection, _ = await connect(dht, server, known)
+        with trio.move_on_after(1) as scope:
+            await dht.connect(server.public_key)
+        assert scope.cancelled_caught
+        assert server.statistics().gate.refused_keys >= 1
+        assert server.statistics().accepted == 1
+        await connection.send(message(0))
+        await until(lambda: server.statistics().records == 1)
+
+
+async def test_keys_are_learned_from_clients_that_prove_them(tmp_path):
+    path = tmp_path / "list"
+    access = AccessPolicy(path, learn_count=1)
+    async with local_server(tmp_path / "logs", access=access) as server, peer(server) as dht:
+        connection, _ = await connect(dht, server)
+        assert not path.exists()
+        await connection.send(message(0))
+        await until(lambda: server.statistics().gate.allowed_keys == 1)
+        assert path.read_text() == f"{dht.key_pair.public_key.hex()} # learned\n"
+        with trio.move_on_after(1) as scope:
+            await dht.connect(server.public_key, key_pair=KeyPair.generate())
+        assert scope.cancelled_caught
+
+
+async def test_a_quota_keeps_records_with_their_clients(tmp_path):
+    files = FilePolicy(key_quota=1)
+    async with local_server(tmp_path, files=files) as server, peer(server) as dht:
+        connection, _ = await connect(dht, server)
+        await connection.send(message(0))
+        await until(lambda: server.statistics().records == 1)
+        await connection.send(message(1))
+        await until(lambda: server.statistics().files.quota_failures >= 1)
+        other, _ = await connect(dht, server, KeyPair.generate())
+        await other.send(message(0))
+        await until(lambda: server.statistics().files.folder_keys == 2)
+
+
+async def test_the_number_of_connections_is_bounded(tmp_path):
+    limits = ServerLimits(connections=1)
+    async with local_server(tmp_path, limits=limits) as server, peer(server) as dht:
         await connect(dht, server, KeyPair.generate())
         refused = await dht.connect(server.public_key, key_pair=KeyPair.generate())
         assert await is_cut_off(refused)
