@@ -37,6 +37,7 @@ from hyperlog.dht import Connection, DHTError, open_dht
 from hyperlog.diskspool import SpooledSession, SpoolFolder
 from hyperlog.doorbell import Doorbell
 from hyperlog.errors import PeerProtocolError, ServerRefused
+from hyperlog.route import Route
 from hyperlog.session import ClientSession, KeptSession, PendingTrace
 from hyperlog.tracequeue import TraceQueue
 
@@ -50,7 +51,6 @@ logger = logging.getLogger("hyperlog.client")
 DEFAULT_MAX_BUFFER_BYTES: Final = 64 * 1024 * 1024
 BATCH: Final = 256  # traces encoded before other tasks get their turn, about 1 ms
 SEND_BATCH: Final = 256 * 1024  # bytes given to the connection at a time
-CONNECT_TIMEOUT: Final = 30.0  # s for one attempt
 GREETING_TIMEOUT: Final = 10.0  # s from an open connection to the server's first message
 INITIAL_PROPS_TIMEOUT: Final = 30.0  # s that connecting waits for them
 CLOSE_TIMEOUT: Final = 0.5  # s for the peer to confirm the end of a connection
@@ -251,32 +251,33 @@ class Shipper:
     async def _stay_connected(self) -> None:
         config = self._config
         if config.create_socket is not None:
-            await self._reconnect_for_ever(config.create_socket)
+            await self._reconnect_for_ever(Route(config.create_socket))
             return
         assert config.server_key is not None
         server_key = config.server_key
         while True:
             try:
                 async with open_dht(bootstrap=config.bootstrap, key_pair=config.key_pair) as dht:
-                    await self._reconnect_for_ever(lambda: dht.connect(server_key))
+                    await self._reconnect_for_ever(Route(lambda: dht.connect(server_key), dht))
                     return
             except Exception as err:  # no socket to be had, or the node failed: make another one
                 if not await self._wait_to_retry(err):
                     return
 
-    async def _reconnect_for_ever(self, connect: Callable[[], Awaitable[Channel]]) -> None:
-        while True:
-            error: Exception | None = None
-            try:
-                with trio.fail_after(CONNECT_TIMEOUT):
-                    connection = await connect()
-                error = await self._use(connection)
-            except Exception as err:  # create_socket is the application's and may raise anything
-                error = err
-            if not await self._wait_to_retry(error):
-                return
+    async def _reconnect_for_ever(self, route: Route) -> None:
+        try:
+            while True:
+                error: Exception | None = None
+                try:
+                    error = await self._use(await route.connect(), route)
+                except Exception as err:  # create_socket is the application's: anything may come
+                    error = err
+                if not route.has_spare and not await self._wait_to_retry(error, route):
+                    return
+        finally:
+            await route.aclose()
 
-    async def _wait_to_retry(self, error: Exception | None) -> bool:
+    async def _wait_to_retry(self, error: Exception | None, route: Route | None = None) -> bool:
         """Report what happened, wait; False when there is to be no other attempt."""
         if error is not None:
             self.last_connection_error = error
@@ -291,7 +292,11 @@ class Shipper:
             return True
         limit = min(FIRST_RETRY * 2.0 ** min(self._failures, 16), MAX_RETRY)
         self._failures += 1
-        await trio.sleep(limit * self._rng.uniform(0.5, 1.0))
+        limit *= self._rng.uniform(0.5, 1.0)
+        if route is None:
+            await trio.sleep(limit)
+        else:
+            await route.wait_for_sign(limit)
         return True
 
     def _may_reconnect(self) -> bool:
@@ -314,7 +319,7 @@ class Shipper:
 
     # -- one connection ---------------------------------------------------------------------------
 
-    async def _use(self, channel: Channel) -> Exception | None:
+    async def _use(self, channel: Channel, route: Route) -> Exception | None:
         """Ship over one connection; why it ended, None when the server ended it in order."""
         link = channel if isinstance(channel, Connection) else _Link(channel)
         opened_at = trio.current_time()
@@ -336,13 +341,15 @@ class Shipper:
             self._call(self._config.on_open)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._send, link, conversation)
+                if conversation.acknowledges and isinstance(link, Connection):
+                    nursery.start_soon(self._watch_silence, link, route, nursery.cancel_scope)
                 if conversation.acknowledges:
                     nursery.start_soon(self._look_for_left_behind, conversation)
                 else:
                     nursery.start_soon(self._watch_delivery, link)
                 error = await self._listen(link, conversation)
                 nursery.cancel_scope.cancel()
-            return error
+            return None if route.has_spare else error
         except trio.EndOfChannel:
             return None
         except trio.TooSlowError:
@@ -357,6 +364,8 @@ class Shipper:
             self.connected = False
             if trio.current_time() - opened_at >= LIVED:
                 self._failures = 0
+            if route.has_spare and isinstance(link, Connection):
+                link.abort()
             with trio.move_on_after(CLOSE_TIMEOUT, shield=True):
                 await link.aclose()
 
@@ -377,6 +386,10 @@ class Shipper:
             return err
         except (trio.BrokenResourceError, trio.ClosedResourceError) as err:
             return _reason(err)
+
+    async def _watch_silence(self, link: Connection, route: Route, scope: trio.CancelScope) -> None:
+        await route.watch(link)
+        scope.cancel()
 
     def _messages(self, conversation: ClientConversation) -> list[bytes]:
         return conversation.messages_to_send(SEND_BATCH, time.time(), trio.current_time())

@@ -1,7 +1,7 @@
 """The layers hold: protocol folders do no IO, and imports follow the arrows below.
 
     cli → everything            serving → server → sinks, session
-    client → shipper, worker    shipper → conversation → session, control → records → trace, replacer
+    client → shipper, worker    shipper → conversation → session, control → records → trace
                                 server → keywriter → keylog → resume; reception → resume, control
     product → hyperlog.dht (its public names only)
     dht services → dht protocols → compact, keys, constants, errors
@@ -78,11 +78,13 @@ ARROWS: dict[str, set[str]] = {
     "doorbell": set(),
     "sinks": {"records", "sinks"},
     "connections": {"records"},
+    "route": {"dht"},
     "shipper": {
         "conversation",
         "dht",
         "diskspool",
         "doorbell",
+        "route",
         "session",
         "trace",
         "tracequeue",

@@ -75,6 +75,7 @@ class UDXStream(trio.abc.HalfCloseableStream):
         self._heard_at = 0.0
         self._silence_limit: float | None = None
         self._silence_check_at = 0.0
+        self._silent_since = 0.0
         self._written = 0
         self._acknowledged = 0
         # Of each flight under way: the seq behind it, and which of the bytes written it completes.
@@ -164,16 +165,22 @@ class UDXStream(trio.abc.HalfCloseableStream):
         late = now - self._silence_check_at
         if late < 0:
             return
+        self._silent_since = max(self._silent_since, self._heard_at)
         if late > LATE_CHECK:
             # We slept, not the peer: its packets may be waiting in the socket right now, or it was
             # never asked for one. That time does not count.
-            self._heard_at += late
-        if now >= self._heard_at + limit:
+            self._silent_since += late
+        if now >= self._silent_since + limit:
             self._destroyed = True
             self.core.destroy(now)
             self._finish(StreamTimeout(f"nothing came from the peer for {limit:g} s"))
         else:
-            self._silence_check_at = min(now + SILENCE_CHECK, self._heard_at + limit)
+            self._silence_check_at = min(now + SILENCE_CHECK, self._silent_since + limit)
+
+    @property
+    def heard_at(self) -> float:
+        """When the last packet of the peer came, in trio's time; 0 before the first."""
+        return self._heard_at
 
     def set_liveness(self, interval: float, limit: float) -> None:
         """Give the peer up when nothing at all has come from it for `limit` seconds.
@@ -182,7 +189,7 @@ class UDXStream(trio.abc.HalfCloseableStream):
         """
         self._silence_limit = limit
         now = trio.current_time()
-        self._heard_at = now
+        self._silent_since = now
         self._silence_check_at = now + min(SILENCE_CHECK, limit)
         self.core.set_keep_alive(interval, now)
         self._sockets.mark_dirty(self.core.local_id)
@@ -215,7 +222,7 @@ class UDXStream(trio.abc.HalfCloseableStream):
         self._sockets.flush(self.core.local_id, trio.current_time())
         self._sockets.remove_stream(self.core.local_id, remember=self.core)
         if self.socket is not None:
-            self._sockets.release(self.socket)
+            self._sockets.release(self.socket, linger=self.core.closing_reply is not None)
         self._readers.unpark_all()
         self._writers.unpark_all()
         self._progress.unpark_all()
@@ -464,6 +471,11 @@ class Connection(trio.abc.Channel[bytes]):
     def bytes_acknowledged(self) -> int:
         """How many of `bytes_written` the peer's transport has confirmed."""
         return self._bytes_written - self._stream.unacknowledged_bytes
+
+    @property
+    def heard_at(self) -> float:
+        """When the last packet of the peer came, in trio's time."""
+        return self._stream.heard_at
 
     @property
     def authenticated(self) -> bool:

@@ -25,10 +25,10 @@ from hyperlog.control import ServerOffer
 from hyperlog.conversation import ClientConversation, Pace
 from hyperlog.errors import SessionRewound
 from hyperlog.keylog import KeyLog
-from hyperlog.session import ClientSession, KeptSession
 from hyperlog.reception import ServerConversation
 from hyperlog.records import iso_time
 from hyperlog.resume import ResumeState
+from hyperlog.session import ClientSession, KeptSession
 from hyperlog.sinks.scan import Sessions, continuation_line, session_of_line
 from hyperlog.trace import CallSite, Trace, TracedObject
 
