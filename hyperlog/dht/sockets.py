@@ -36,6 +36,8 @@ CLIENT: Final = 1
 
 PORT_RANGE: Final = 5  # ports tried from the given one on, dht-rpc lib/io.js
 MAX_BACKLOG: Final = 256  # groups of datagrams waiting for a full kernel buffer
+LINGER: Final = 3.0  # s that a pool socket outlives its stream, hyperdht lib/socket-pool.js
+MAX_LINGERING: Final = 64  # pool sockets
 MAX_STALE_TIMERS: Final = 1024  # entries of the heap that are kept without use
 MAX_FLUSH_ROUNDS: Final = 16  # calls of datagrams_to_send before other streams get their turn
 
@@ -89,6 +91,7 @@ class Sockets:
         self._references: dict[int, int] = {}
         self._factory = factory
         self._next_socket = 2
+        self._lingering = 0
         self._nursery: trio.Nursery | None = None
         self._streams: dict[int, StreamHandler] = {}
         self._closed = ClosedStreams()
@@ -191,17 +194,31 @@ class Sockets:
         if socket in self._references:
             self._references[socket] += 1
 
-    def release(self, socket: int) -> None:
-        """Give a pool socket back; the last user closes it."""
+    def release(self, socket: int, *, linger: bool = False) -> None:
+        """Give a pool socket back; the last user closes it.
+
+        With `linger` that happens LINGER seconds later: the peer may need to be told again how a
+        stream ended.
+        """
         if socket not in self._references:
             return
         self._references[socket] -= 1
         if self._references[socket] == 0:
+            if linger and self._nursery is not None and self._lingering < MAX_LINGERING:
+                self._references[socket] = 1
+                self._lingering += 1
+                self._nursery.start_soon(self._release_later, socket)
+                return
             del self._references[socket]
             self.on_probe.pop(socket, None)
             sock = self._sockets.pop(socket, None)
             if sock is not None:
                 sock.close()  # which ends its receive loop
+
+    async def _release_later(self, socket: int) -> None:
+        await trio.sleep(LINGER)
+        self._lingering -= 1
+        self.release(socket)
 
     def statistics(self) -> SocketsStatistics:
         return SocketsStatistics(

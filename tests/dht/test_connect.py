@@ -27,7 +27,7 @@ from hyperlog.dht.errors import (
     ServerIncompatible,
 )
 from hyperlog.dht.keys import KeyPair, generic_hash
-from hyperlog.dht.sockets import SERVER
+from hyperlog.dht.sockets import LINGER, SERVER
 from tests.dht.peers import new_stream, sim_dht
 
 
@@ -332,6 +332,7 @@ async def test_a_cancelled_connect_leaves_nothing_behind(autojump_clock):
                 connection.abort()
         await trio.sleep(0.1)
         assert client.statistics().sockets.streams == 0
+        await trio.sleep(LINGER)
         assert client.statistics().sockets.sockets == 2
         await trio.sleep(30)
         assert server.statistics().sockets.sockets == 2
