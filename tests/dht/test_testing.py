@@ -1,0 +1,105 @@
+"""SimNetwork and testnet, which other tests and users stand on."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+
+from hyperlog.dht.testing import MAX_INBOX, testnet
+from tests.dht.peers import sim_network
+
+DATAGRAMS = [number.to_bytes(2, "big") for number in range(2000)]
+
+
+async def receive_all(sock):
+    """What is in the socket after a long while."""
+    await trio.sleep(10)
+    return [data for data, _ in sock.receive_batch()]
+
+
+async def test_datagrams_arrive_after_the_delay_with_their_source(autojump_clock):
+    async with sim_network(delay=0.25) as network:
+        a = network.host("1.1.1.1")("", 5)
+        b = network.host("2.2.2.2")("", 0)
+        started = trio.current_time()
+        a.send(b"x", b.local_address)
+        await b.wait_readable()
+        assert trio.current_time() - started == pytest.approx(0.25)
+        assert b.receive_batch() == [(b"x", ("1.1.1.1", 5))]
+        assert b.receive_batch() == []
+
+
+async def test_without_impairments_all_arrives_in_order(autojump_clock):
+    async with sim_network() as network:
+        a, b = network.host("1.1.1.1")("", 1), network.host("2.2.2.2")("", 1)
+        assert a.send_batch(DATAGRAMS, b.local_address) == len(DATAGRAMS)
+        assert await receive_all(b) == DATAGRAMS
+
+
+async def test_impairments_come_in_the_shares_that_were_asked_for(autojump_clock):
+    async with sim_network(seed=4, loss=0.1, duplicate=0.05, jitter=0.01) as network:
+        a, b = network.host("1.1.1.1")("", 1), network.host("2.2.2.2")("", 1)
+        a.send_batch(DATAGRAMS, b.local_address)
+        received = await receive_all(b)
+        statistics = network.statistics
+        assert 0.08 < statistics.lost / 2000 < 0.12
+        assert 0.035 < statistics.duplicated / 2000 < 0.065
+        assert (
+            len(received) == statistics.delivered == 2000 - statistics.lost + statistics.duplicated
+        )
+        assert len(set(received)) == 2000 - statistics.lost
+        assert received != sorted(received)
+
+
+async def test_the_same_seed_gives_the_same_fate(autojump_clock):
+    fates = []
+    for seed in (1, 1, 2):
+        async with sim_network(seed=seed, loss=0.3, duplicate=0.1, jitter=0.05) as network:
+            a, b = network.host("1.1.1.1")("", 1), network.host("2.2.2.2")("", 1)
+            a.send_batch(DATAGRAMS, b.local_address)
+            fates.append(await receive_all(b))
+    assert fates[0] == fates[1] != fates[2]
+
+
+async def test_what_nobody_takes_is_counted(autojump_clock):
+    async with sim_network() as network:
+        a, b = network.host("1.1.1.1")("", 1), network.host("2.2.2.2")("", 1)
+        a.send(b"x", ("3.3.3.3", 3))
+        for _ in range(MAX_INBOX + 10):
+            a.send(b"x", b.local_address)
+        assert len(await receive_all(b)) == MAX_INBOX
+        b.close()
+        a.send(b"x", b.local_address)
+        await trio.sleep(1)
+        assert network.statistics.unreachable == 12
+        with pytest.raises(trio.ClosedResourceError):
+            await b.wait_readable()
+
+
+async def test_a_port_belongs_to_one_socket_of_a_host(autojump_clock):
+    async with sim_network() as network:
+        bind = network.host("1.1.1.1")
+        first = bind("", 7)
+        with pytest.raises(OSError, match="in use"):
+            bind("", 7)
+        assert network.host("2.2.2.2")("", 7).local_address == ("2.2.2.2", 7)
+        assert bind("", 0).local_address != bind("", 0).local_address
+        first.close()
+        assert bind("", 7).local_address == ("1.1.1.1", 7)
+
+
+async def test_testnet_nodes_know_each_other_and_end_with_the_context():
+    async with testnet(5) as net:
+        assert net.bootstrap == [net.nodes[0].address]
+        addresses = {node.address for node in net.nodes}
+        for node in net.nodes:
+            assert set(node.node.known_nodes(10)) == addresses - {node.address}
+            assert node.node.id is not None
+            assert node.remote_address() == node.address
+    async with testnet(1, port=net.bootstrap[0][1]) as again:  # the port is free again
+        assert again.bootstrap == net.bootstrap
+
+
+async def test_an_empty_testnet_is_allowed():
+    async with testnet(0) as net:
+        assert net.nodes == net.bootstrap == []
