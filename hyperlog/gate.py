@@ -2,8 +2,8 @@
 
 A peer is at the gate three times: with its handshake, when nothing has been answered yet; when its
 connection is open, for a place among the others; and when it has proved its key, which is when it
-counts for that key and can be learned. Those who prove nothing are cut off after a while, those
-whose key was taken off the list within a second.
+counts for that key and can be learned. Those who prove nothing are cut off after a while, or when
+others need their place; those whose key was taken off the list within a second.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Gate:
         self._clock = clock
         self._access = Access(access, clock())
         self._limiter = Limiter(limits)
-        self._guests: set[Guest] = set()
+        self._guests: dict[Guest, None] = {}  # in the order in which they came
         self._revision = self._access.revision
 
     def statistics(self) -> GateStatistics:
@@ -88,18 +88,20 @@ class Gate:
     def enter(self, key: bytes, connection: Peer) -> Guest | None:
         """Let an open connection in; None if there is no place, and it is to be aborted."""
         now = self._clock()
+        if self._limiter.crowded:
+            self._push_out(now)
         place = self._limiter.enter(key, now)
         if place is None or not self._access.allows(key):
             if place is not None:
                 self._limiter.leave(place)
             return None
         guest = Guest(key, connection, place, now)
-        self._guests.add(guest)
+        self._guests[guest] = None
         return guest
 
     def leave(self, guest: Guest) -> None:
         """The connection is over."""
-        self._guests.discard(guest)
+        self._guests.pop(guest, None)
         self._limiter.leave(guest.place)
 
     async def pace(self, guest: Guest, messages: Sequence[bytes]) -> None:
@@ -130,6 +132,18 @@ class Gate:
                 for guest in list(self._guests):
                     if not self._access.allows(guest.key):
                         guest.connection.abort()
+
+    def _push_out(self, now: float) -> None:
+        """End the one that has been silent longest: a few hundred of them, which a single machine
+        can bring, would keep all others out."""
+        for guest in list(self._guests):
+            self._prove(guest, now)
+            if not guest.place.proved:
+                self._limiter.cut_off(now)
+                guest.connection.abort()
+                self.leave(guest)
+            if not self._limiter.crowded:
+                return
 
     def _prove(self, guest: Guest, now: float) -> None:
         if guest.place.proved or not guest.connection.authenticated:

@@ -175,6 +175,11 @@ class Limiter:
     def connections(self) -> int:
         return self._connections
 
+    @property
+    def crowded(self) -> bool:
+        """Whether there is no room for another peer that has not sent anything."""
+        return self._unproved >= self.limits.unproved_connections
+
     # -- handshakes
 
     def refuses_handshake(self, address: tuple[str, int], now: float) -> bool:
@@ -216,7 +221,7 @@ class Limiter:
         if self._connections >= limits.connections:
             counts.connections += 1
             self.complaints.warn("connections", "too many connections: one is refused", now)
-        elif self._unproved >= limits.unproved_connections:
+        elif self.crowded:
             counts.unproved_connections += 1
             self.complaints.warn("unproved", "too many peers that send nothing: refused", now)
         else:
@@ -242,7 +247,7 @@ class Limiter:
         return True
 
     def cut_off(self, now: float) -> None:
-        """A peer has sent nothing within `proof_time` and is cut off."""
+        """A peer has sent nothing and is cut off, after `proof_time` or for a newcomer's sake."""
         self._counts.unproved_connections += 1
         self.complaints.warn("unproved", "peers that send nothing are cut off", now)
 

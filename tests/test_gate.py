@@ -58,6 +58,19 @@ async def test_a_peer_that_proves_nothing_is_cut_off(watched, autojump_clock):
     assert (silent.aborted, late.aborted, idle.aborted) == (True, False, False)
 
 
+async def test_a_newcomer_pushes_out_who_was_silent_longest(watched, autojump_clock):
+    gate = watched(unproved_connections=2)
+    honest, first, second = Peer(), Peer(authenticated=False), Peer(authenticated=False)
+    guests = [gate.enter(key, peer) for key, peer in ((A, honest), (B, first), (B, second))]
+    assert (honest.aborted, first.aborted, second.aborted) == (False, False, False)
+    assert gate.enter(A, Peer(authenticated=False)) is not None
+    assert (honest.aborted, first.aborted, second.aborted) == (False, True, False)
+    assert gate.statistics().limits.unproved_connections == 1
+    gate.leave(guests[1])  # its task hears of it later
+    assert gate.enter(A, Peer(authenticated=False)) is not None
+    assert second.aborted
+
+
 async def test_one_connection_too_many_of_a_key_is_ended_once_it_is_proved(watched, autojump_clock):
     gate = watched(connections_per_key=1)
     replayed, first, second = Peer(authenticated=False), Peer(), Peer()
