@@ -34,11 +34,13 @@ async def open_scene(folder, **settings):
 
 
 async def finish(scene, timeout=30.0):
-    """Let an application's next run deliver what is left; then nothing may be."""
-    if scene.application is None or scene.application.process.returncode is not None:
-        await scene.start_application(count=1, patience=10)
+    """Let another run of the application deliver what is left; then nothing may be."""
+    if scene.application is not None:
+        await scene.stop_application()
+    left = {path.parent for path in scene.spooled()}
+    await scene.start_application(count=1)
     with trio.fail_after(timeout):
-        while len(scene.spooled()) > 1:  # noqa: ASYNC110 - another process removes them
+        while any(path.exists() for path in left):  # noqa: ASYNC110 - another process removes them
             await trio.sleep(0.05)
     event = await scene.stop_application()
     assert event["delivered"]
