@@ -56,7 +56,7 @@ __all__ = ["ServerPunch", "punch_as_client"]
 
 logger = logging.getLogger("hyperlog.dht.holepuncher")
 
-SAMPLING_PASSES: Final = 2
+SAMPLING_PASSES: Final = 3  # of 1 s at most: the peer waits 4 s for what comes of them
 UNKNOWN_PAUSE: Final = 1.0  # s that a peer gets to find out its own NAT
 MAX_PENDING: Final = 8  # hole punch messages of one attempt handled at a time
 
@@ -78,17 +78,22 @@ class _PunchSocket:
     async def sample(self) -> None:
         """Ask nodes for our outside address until the NAT is judged or nobody is left to ask."""
 
+        silent: list[Address] = []
+
         async def ping(address: Address) -> None:
             try:
                 response = await self._dht.node.ping(address, socket=self.index, retries=0)
             except DHTError:
-                return
-            self.nat.add(response.to, address)
+                silent.append(address)
+            else:
+                self.nat.add(response.to, address)
 
         for _ in range(SAMPLING_PASSES):
             if self.nat.settled:
                 break
-            nodes = self.nat.nodes_to_ping(self._dht.node.known_nodes(64))
+            # A small network has few others to ask when pings get lost.
+            nodes = [*silent, *self.nat.nodes_to_ping(self._dht.node.known_nodes(64))]
+            silent.clear()
             async with trio.open_nursery() as nursery:
                 for address in nodes:
                     nursery.start_soon(ping, address)

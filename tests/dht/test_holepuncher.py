@@ -20,7 +20,8 @@ from hyperlog.dht.constants import (
 from hyperlog.dht.errors import ConnectError, RequestTimeout
 from hyperlog.dht.holepunch.payload import HolepunchPayload, SecurePayload
 from hyperlog.dht.keys import KeyPair
-from hyperlog.dht.sockets import LINGER, SERVER
+from hyperlog.dht.rpc.messages import PING, decode_untrusted
+from hyperlog.dht.sockets import CLIENT, LINGER, SERVER
 from tests.dht.peers import sim_dht
 
 
@@ -105,6 +106,43 @@ async def test_the_end_of_a_punched_connection_is_told_again_when_it_got_lost(au
         assert lost
         assert trio.current_time() - started < streams.LINGER  # or else it had to be reset
         assert connection.bytes_acknowledged == connection.bytes_written
+
+
+async def test_peers_punch_through_although_every_first_ping_and_probe_is_lost(autojump_clock):
+    async with sim_dht(4) as net:
+        server = await net.add(firewalled=True)
+        client = await net.add(firewalled=True)
+        listener = await server.listen()
+        await listener.wait_announced()
+        ordinary = {
+            node.sockets.local_address(socket)
+            for node in (server, client)
+            for socket in (SERVER, CLIENT)
+        }
+        punching_hosts = {server.address[0], client.address[0]}
+        lost = set()
+        transmit = net.network.transmit
+
+        def lose_first(source, data, destination):
+            if source[0] in punching_hosts and source not in ordinary:
+                what = (source, destination, len(data) == 1)
+                if what not in lost and (len(data) == 1 or is_ping(data)):
+                    lost.add(what)
+                    return
+            transmit(source, data, destination)
+
+        net.network.transmit = lose_first
+        with trio.fail_after(15):
+            connection = await client.connect(listener.public_key)
+        assert len(lost) >= 2 * 4 + 1  # both asked every node, and the client probed at once
+        assert connection.path == "punched"
+
+
+def is_ping(data):
+    if data[0] != 0x03:
+        return False
+    request = decode_untrusted(data)
+    return (request.command, request.internal) == (PING, True)
 
 
 async def test_a_firewall_that_lets_nothing_in_ends_the_attempt_in_bounded_time(autojump_clock):
