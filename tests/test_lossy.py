@@ -12,9 +12,9 @@ import time
 import pytest
 import trio
 
+from hyperlog.dht.connection import Connection
 from hyperlog.dht.errors import HolepunchFailed, RemoteAborted
 from hyperlog.dht.hyperdht import DHT
-from hyperlog.dht.streams import Connection
 from tests.dht.peers import LONG, sim_dht
 
 LOSSES = {"loss": 0.1, "duplicate": 0.02, "delay": 0.01, "jitter": 0.01}

@@ -13,6 +13,7 @@ Wire-compatible with the JavaScript package hyperdht. Imports nothing from the r
 
 from hyperlog.dht.commands.messages import NoisePayload, Peer
 from hyperlog.dht.compact import Address
+from hyperlog.dht.connection import Connection, ConnectionStatistics
 from hyperlog.dht.constants import BOOTSTRAP_NODES
 from hyperlog.dht.errors import (
     BadHandshakeReply,
@@ -42,7 +43,7 @@ from hyperlog.dht.errors import (
 from hyperlog.dht.hyperdht import DHT, DHTStatistics, open_dht
 from hyperlog.dht.keys import KeyPair
 from hyperlog.dht.listener import Firewall, Listener, ListenerStatistics
-from hyperlog.dht.streams import Connection, ConnectionStatistics, UDXStream
+from hyperlog.dht.streams import UDXStream
 from hyperlog.dht.testing import SimNetwork, Testnet, testnet
 
 __all__ = [

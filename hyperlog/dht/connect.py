@@ -17,6 +17,7 @@ import trio
 from hyperlog.dht.commands.handshake import HandshakeInitiator
 from hyperlog.dht.commands.messages import Handshake, NoisePayload, UDXInfo
 from hyperlog.dht.compact import Address
+from hyperlog.dht.connection import Connection
 from hyperlog.dht.constants import (
     ERROR_NONE,
     FIND_PEER,
@@ -50,7 +51,6 @@ from hyperlog.dht.interfaces import (
 from hyperlog.dht.keys import KeyPair, generic_hash
 from hyperlog.dht.noise.secretstream import SecretStreamCore
 from hyperlog.dht.sockets import CLIENT, SERVER
-from hyperlog.dht.streams import Connection
 
 if TYPE_CHECKING:
     from hyperlog.dht.hyperdht import DHT

@@ -28,6 +28,7 @@ from hyperlog.dht.commands.router import Router
 from hyperlog.dht.commands.store import SERVED, Store
 from hyperlog.dht.compact import Address
 from hyperlog.dht.connect import ConnectAttempt
+from hyperlog.dht.connection import Connection
 from hyperlog.dht.constants import (
     ANNOUNCE,
     BOOTSTRAP_NODES,
@@ -48,7 +49,7 @@ from hyperlog.dht.keys import KeyPair, generic_hash
 from hyperlog.dht.listener import Firewall, Listener, ListenerStatistics
 from hyperlog.dht.node import IncomingRequest, Reply, RPCNode, RPCStatistics
 from hyperlog.dht.sockets import SERVER, Sockets, SocketsStatistics
-from hyperlog.dht.streams import Connection, UDXStream
+from hyperlog.dht.streams import UDXStream
 from hyperlog.dht.udp import SocketFactory, UDPSocket
 from hyperlog.dht.udx.stream import UDXStreamCore
 

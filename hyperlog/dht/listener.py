@@ -23,6 +23,7 @@ from hyperlog.dht.commands.messages import (
 )
 from hyperlog.dht.commands.router import answer_handshake
 from hyperlog.dht.compact import Address
+from hyperlog.dht.connection import Connection
 from hyperlog.dht.constants import (
     ERROR_ABORTED,
     ERROR_NONE,
@@ -36,7 +37,7 @@ from hyperlog.dht.interfaces import is_private, local_addresses, match_address
 from hyperlog.dht.keys import KeyPair
 from hyperlog.dht.noise.secretstream import SecretStreamCore
 from hyperlog.dht.sockets import CLIENT, SERVER
-from hyperlog.dht.streams import Connection, UDXStream
+from hyperlog.dht.streams import UDXStream
 
 if TYPE_CHECKING:
     from hyperlog.dht.hyperdht import DHT

@@ -14,11 +14,12 @@ import trio
 from hyperlog.dht.commands.handshake import HandshakeInitiator, HandshakeResponder
 from hyperlog.dht.commands.messages import NoisePayload
 from hyperlog.dht.compact import Address
+from hyperlog.dht.connection import Connection
 from hyperlog.dht.hyperdht import DHT, open_dht
 from hyperlog.dht.keys import KeyPair
 from hyperlog.dht.noise.secretstream import SecretStreamCore
 from hyperlog.dht.sockets import SERVER, Sockets
-from hyperlog.dht.streams import Connection, UDXStream
+from hyperlog.dht.streams import UDXStream
 from hyperlog.dht.testing import SimNetwork, testnet
 from hyperlog.dht.udp import SocketFactory, UDPSocket
 from hyperlog.dht.udx.stream import UDXStreamCore

@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from hyperlog.dht import streams
+from hyperlog.dht import connection, streams
 from hyperlog.dht.errors import BadSignature, InvalidValue, LocalProtocolError, StreamTimeout
 from hyperlog.dht.noise.secretstream import MAX_MESSAGE
 from hyperlog.dht.sockets import SERVER
@@ -531,7 +531,7 @@ async def test_of_too_many_unread_unordered_messages_the_newest_are_kept():
                 a.send_unordered(b"%d" % (number * 100 + index))
             await a.send(b"sync")
             assert await b.receive() == b"sync"
-        kept = [await b.receive_unordered() for _ in range(streams.MAX_UNORDERED)]
+        kept = [await b.receive_unordered() for _ in range(connection.MAX_UNORDERED)]
         assert kept == [b"%d" % number for number in range(744, 1000)]
         await blocked(b.receive_unordered)
 
@@ -638,3 +638,26 @@ async def test_two_hundred_connections_at_once():
                 for number, (a, b) in enumerate(pairs):
                     nursery.start_soon(talk, number, a, b)
         assert left.statistics().streams == right.statistics().streams == 0
+
+
+async def test_aclose_takes_its_time_while_the_peer_confirms_more(autojump_clock):
+    async with sim_network(delay=0.4, jitter=0.1, loss=0.05, seed=3) as network:
+        factories = [network.host("1.1.1.1"), network.host("2.2.2.2")]
+        async with open_sockets(2, factories) as (left, right):
+            a, b = stream_pair(left, right)
+            started = trio.current_time()
+            received = 0
+
+            async def read():
+                nonlocal received
+                while chunk := await b.receive_some():
+                    received += len(chunk)
+                await b.aclose()
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(read)
+                a.write_soon(bytes(4_000_000))
+                await a.aclose()
+            assert received == 4_000_000
+            assert a.error is None
+            assert trio.current_time() - started > streams.LINGER
