@@ -26,7 +26,7 @@ READ_CHUNK: Final = 256 * 1024  # bytes taken at a time, so that one reader does
 SILENCE_CHECK: Final = 1.0  # s between looks at how long a peer has been silent
 LATE_CHECK: Final = 0.25  # s behind time, from which on our own process must have been stopped
 LINGER: Final = 2.0  # s that aclose waits for the peer to confirm more than before
-MAX_LINGER: Final = 10.0  # s that aclose waits in all
+MAX_LINGER: Final = 30.0  # s that aclose waits in all
 
 
 class OneTask:
@@ -382,13 +382,13 @@ class UDXStream(trio.abc.HalfCloseableStream):
             self.destroy()
 
     async def _linger(self) -> None:
-        left = self.unacknowledged_bytes
+        left = self.core.write_buffer_bytes  # what was received behind a gap counts as progress
         with trio.move_on_after(LINGER) as scope:
             while not self._finished:
                 self.take()
                 self._take_events()
-                if self.unacknowledged_bytes < left:
-                    left = self.unacknowledged_bytes
+                if self.core.write_buffer_bytes < left:
+                    left = self.core.write_buffer_bytes
                     scope.deadline = trio.current_time() + LINGER
                 if not self._finished:
                     await self._progress.park()

@@ -641,7 +641,7 @@ async def test_two_hundred_connections_at_once():
 
 
 async def test_aclose_takes_its_time_while_the_peer_confirms_more(autojump_clock):
-    async with sim_network(delay=0.4, jitter=0.1, loss=0.05, seed=3) as network:
+    async with sim_network(delay=0.3, jitter=0.05, loss=0.02, seed=3) as network:
         factories = [network.host("1.1.1.1"), network.host("2.2.2.2")]
         async with open_sockets(2, factories) as (left, right):
             a, b = stream_pair(left, right)
