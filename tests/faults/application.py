@@ -25,6 +25,12 @@ class Application:
         self.tracer = create_tracer(self)
 
 
+def memory(field: str) -> int:
+    """KiB, of /proc: what getrusage tells includes the process that started this one."""
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith(field))
+
+
 def main() -> None:
     options = json.loads(sys.argv[1])
     client = Client()
@@ -45,8 +51,7 @@ def main() -> None:
     application = Application()
     run, rate, count = options["run"], options["rate"], options.get("count")
     began_at = time.monotonic()
-    idle = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(json.dumps({"event": "started", "idleKiB": idle}), flush=True)
+    print(json.dumps({"event": "started", "idleKiB": memory("VmRSS")}), flush=True)
     n = 0
     while not stopping:
         due = int((time.monotonic() - began_at) * rate) + 1
@@ -75,7 +80,7 @@ def main() -> None:
                 "seconds": time.monotonic() - stop_at,
                 "traced": n,
                 "lost": client.statistics().lost,
-                "peakKiB": usage.ru_maxrss,
+                "peakKiB": memory("VmHWM"),
                 "cpu": usage.ru_utime + usage.ru_stime,
             }
         ),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import sys
 from contextlib import asynccontextmanager
 
 import pytest
@@ -122,6 +123,7 @@ async def test_a_partition_and_a_lossy_path_lose_and_double_nothing(tmp_path, lo
     print(f"loss {loss}: shipping {recovered:.2f} s after the partition")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 async def test_a_long_outage_is_delivered_in_full_with_little_memory(tmp_path):
     count, rate = (200_000, 8_000) if LONG else (20_000, 5_000)
     async with open_scene(tmp_path) as scene:
