@@ -324,14 +324,17 @@ class FileSink:
             raise self._error("cannot read in the log folder", error) from error
         return list(sessions.oldest_first().items())
 
-    @staticmethod
-    def _read_sessions(sessions: Sessions, path: Path) -> None:
+    def _read_sessions(self, sessions: Sessions, path: Path) -> None:
         flags = os.O_RDONLY | (_FLAGS & ~(os.O_RDWR | os.O_APPEND | os.O_CREAT))
         try:
             descriptor = os.open(path, flags)
         except FileNotFoundError:
             return
         with open(descriptor, "rb", buffering=0) as file:
+            if self._synced:
+                # The process before this one may have died between writing and syncing, and what is
+                # found here is going to be acknowledged.
+                _sync_data(descriptor)
             sessions.read(file)
 
     # -- open files

@@ -652,3 +652,13 @@ def test_more_files_than_are_kept_open_stay_until_they_are_synced(tmp_path):
     sink.write(OTHER[:31] + b"x", [b"line"], 0)
     assert len(sink._files) == 2
     sink.close()
+
+
+def test_what_is_read_back_is_synced_before_it_is_believed(tmp_path, monkeypatch):
+    FileSink(tmp_path).write(KEY, [trace_line(3)], 0.0)
+    synced = []
+    monkeypatch.setattr(files, "_sync_data", lambda descriptor: synced.append(os.fstat(descriptor)))
+    assert FileSink(tmp_path, synced=True).resume(KEY) == [("77", 3)]
+    assert [status.st_ino for status in synced] == [FileSink(tmp_path).path(KEY).stat().st_ino]
+    assert FileSink(tmp_path).resume(KEY) == [("77", 3)]
+    assert len(synced) == 1
