@@ -246,7 +246,8 @@ class Client:
     def flush(self, timeout: float | None = 10.0) -> bool:
         """Wait until everything accepted before this call is delivered; False if it was not.
 
-        Delivered: handed to the peer and acknowledged by its transport. Blocks the calling thread;
+        Delivered: the server has acknowledged that it is durable; a server of the JavaScript rule
+        acknowledges nothing, then it is the peer's transport that has. Blocks the calling thread;
         a trio program awaits `wait_flushed`.
 
         Raises:
