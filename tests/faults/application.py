@@ -53,6 +53,7 @@ def main() -> None:
     began_at = time.monotonic()
     print(json.dumps({"event": "started", "idleKiB": memory("VmRSS")}), flush=True)
     n = 0
+    told = False
     while not stopping:
         due = int((time.monotonic() - began_at) * rate) + 1
         if count is not None:
@@ -64,9 +65,8 @@ def main() -> None:
             n += 1
         if lines:
             os.write(journal, "".join(lines).encode())
-        if n == count:
-            count = None
-            rate = 0
+        if n == count and not told:
+            told = True
             print(json.dumps({"event": "traced", "n": n}), flush=True)
         time.sleep(0.002)
     stop_at = time.monotonic()

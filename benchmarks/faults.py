@@ -1,0 +1,379 @@
+"""What is lost and doubled when something breaks: hyperlog beside the JavaScript packages.
+
+    python -m benchmarks.faults --json benchmarks/results/faults.json --table docs/reliability.md
+
+Each scenario runs with both pairs, one after the other, on private networks of this machine. Lost:
+traces that are neither in the log nor told in a gap line. Ships again: from the moment at which the
+server answers (or the stop is over) to the next trace in the log. Takes about five minutes; with
+`--from FILE` the table is made of figures that were measured before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import signal
+import tempfile
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import trio
+from msgspec import Struct
+from msgspec import json as msgspec_json
+
+from benchmarks.machine import say
+from tests.faults.processes import Scene, count_lines
+from tests.interop.harness import JavaScript, js_testnet, js_trace_client, js_trace_server
+
+RATE = 200  # traces a second
+STEADY = 5.0  # s of quiet shipping before and after a fault
+JS_PATIENCE = 45.0  # s: the stock client notices after some seconds, and retries after 10 to 15
+PATIENCE = 30.0  # s
+
+
+class Outcome(Struct):
+    """One scenario with one pair."""
+
+    scenario: str
+    peers: str
+    traced: int
+    logged: int
+    """different ones"""
+    told: int
+    """in gap lines"""
+    doubled: int
+    """lines too many"""
+    ships_again: float | None
+    """s; None if it was not measured or never did"""
+
+    @property
+    def lost(self) -> int:
+        return self.traced - self.logged - self.told
+
+
+class Pair:
+    """A server and an application whose parts can be broken."""
+
+    name = ""
+
+    async def start_server(self) -> None: ...
+    async def kill_server(self) -> None: ...
+    async def kill_application(self) -> None: ...
+    async def restart_application(self) -> None: ...
+    async def trace(self, count: int, rate: float | None) -> None:
+        """Returns when all are traced."""
+
+    def stop_server(self, number: int) -> None: ...
+    def counts(self) -> tuple[Counter[tuple[str, int]], int]:
+        """How often each trace is in the log, and how many are told in gap lines."""
+        raise NotImplementedError
+
+    def lines(self) -> int:
+        raise NotImplementedError
+
+
+class PythonPair(Pair):
+    name = "hyperlog"
+    patience = PATIENCE
+
+    def __init__(self, scene: Scene) -> None:
+        self.scene = scene
+
+    async def start_server(self) -> None:
+        await self.scene.start_server()
+
+    async def kill_server(self) -> None:
+        await self.scene.server.kill()
+
+    async def trace(self, count: int, rate: float | None) -> None:
+        if self.scene.application is not None:
+            await self.scene.stop_application()
+        await self.scene.start_application(count=count, rate=rate or 20_000)
+        assert (await self.scene.application.event(300))["event"] == "traced"
+
+    async def kill_application(self) -> None:
+        await trio.sleep(0.2)  # what is traced in the last 0.1 s before a kill may be lost
+        await self.scene.kill_application()
+
+    async def restart_application(self) -> None:
+        await self.scene.start_application(count=0)
+
+    def stop_server(self, number: int) -> None:
+        self.scene.server.send(number)
+
+    def counts(self) -> tuple[Counter[tuple[str, int]], int]:
+        records, gaps, _ = self.scene.read_log()
+        return Counter({(str(run), n): c for (run, n), c in records.items()}), sum(
+            gap["count"] for gap in gaps
+        )
+
+    def lines(self) -> int:
+        return count_lines(self.scene.log)
+
+
+class Hosted:
+    """A script's context in a task of its own, so that any task may end it."""
+
+    def __init__(self, script: JavaScript) -> None:
+        self.script = script
+        self.stop = trio.Event()
+        self.ended = trio.Event()
+
+    @classmethod
+    async def start(cls, context: object, nursery: trio.Nursery) -> Hosted:
+        async def run(task_status: trio.TaskStatus[Hosted]) -> None:
+            async with context as script:
+                hosted = cls(script)
+                task_status.started(hosted)
+                await hosted.stop.wait()
+            hosted.ended.set()
+
+        return await nursery.start(run)
+
+    async def kill(self) -> None:
+        self.script.kill()
+        self.stop.set()
+        await self.ended.wait()
+
+
+class JavaScriptPair(Pair):
+    name = "JavaScript"
+    patience = JS_PATIENCE
+
+    def __init__(
+        self, folder: Path, bootstrap: list[tuple[str, int]], nursery: trio.Nursery
+    ) -> None:
+        self.folder = folder
+        self.bootstrap = bootstrap
+        self.nursery = nursery
+        self.client: Hosted | None = None
+        self.server: Hosted | None = None
+        self.key = b""
+
+    async def start_server(self) -> None:
+        self.server = await Hosted.start(js_trace_server(self.folder, self.bootstrap), self.nursery)
+        self.key = self.server.script.public_key
+
+    async def kill_server(self) -> None:
+        await self.server.kill()
+
+    async def trace(self, count: int, rate: float | None) -> None:
+        if self.client is None:
+            await self.restart_application()
+        await self.client.script.command(send=count)
+        await self.client.script.event("sent", timeout=300)
+
+    async def restart_application(self) -> None:
+        context = js_trace_client(self.key, self.bootstrap, rate=RATE, seed=b"7" * 32)
+        self.client = await Hosted.start(context, self.nursery)
+        await self.client.script.event("greeting")
+
+    async def kill_application(self) -> None:
+        await trio.sleep(0.2)
+        await self.client.kill()
+        self.client = None
+
+    def stop_server(self, number: int) -> None:
+        self.server.script.process.send_signal(number)
+
+    def _logs(self) -> list[Path]:
+        return list(self.folder.glob("*.log"))
+
+    def counts(self) -> tuple[Counter[tuple[str, int]], int]:
+        found: Counter[tuple[str, int]] = Counter()
+        for path in self._logs():
+            for line in path.read_bytes().splitlines():
+                try:
+                    fields = json.loads(line)
+                except ValueError:
+                    continue
+                if "caller" in fields:
+                    found[fields["traceSessionId"], fields["traceNumber"]] += 1
+        return found, 0
+
+    def lines(self) -> int:
+        return sum(map(count_lines, self._logs()))
+
+
+# -- scenarios: each returns how many were traced, and how soon it shipped again
+
+
+async def next_line(pair: Pair, before: int, patience: float) -> float | None:
+    began_at = trio.current_time()
+    with trio.move_on_after(patience):
+        while pair.lines() <= before:  # noqa: ASYNC110 - another process writes
+            await trio.sleep(0.02)
+        return trio.current_time() - began_at
+    return None
+
+
+async def settled(pair: Pair) -> None:
+    """Wait until the log has not grown for as long as the pair may need to come back."""
+    lines, since = pair.lines(), trio.current_time()
+    while trio.current_time() - since < (20 if isinstance(pair, JavaScriptPair) else 4):
+        await trio.sleep(0.2)
+        if pair.lines() != lines:
+            lines, since = pair.lines(), trio.current_time()
+
+
+async def killed_for_a_moment(pair: Pair) -> tuple[int, float | None]:
+    """server killed, back after 3 s, at 200 traces a second"""
+    await pair.start_server()
+    count = int(RATE * (2 * STEADY + 30))
+    again = None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pair.trace, count, RATE)
+        await trio.sleep(STEADY + 2)
+        await pair.kill_server()
+        await trio.sleep(3)
+        before = pair.lines()
+        await pair.start_server()
+        again = await next_line(pair, before, pair.patience)
+    return count, again
+
+
+async def stopped(pair: Pair) -> tuple[int, float | None]:
+    """server stopped (SIGSTOP) for 10 s, at 200 traces a second"""
+    await pair.start_server()
+    count = int(RATE * (2 * STEADY + 30))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pair.trace, count, RATE)
+        await trio.sleep(STEADY + 2)
+        pair.stop_server(signal.SIGSTOP)
+        await trio.sleep(10)
+        before = pair.lines()
+        pair.stop_server(signal.SIGCONT)
+        again = await next_line(pair, before, pair.patience)
+    return count, again
+
+
+async def long_outage(pair: Pair) -> tuple[int, float | None]:
+    """6,000 traces while the server is away for 30 s"""
+    await pair.start_server()
+    await pair.trace(100, RATE)
+    await trio.sleep(1)
+    await pair.kill_server()
+    await pair.trace(6000, RATE)
+    before = pair.lines()
+    await pair.start_server()
+    return 6100, await next_line(pair, before, pair.patience)
+
+
+async def application_killed(pair: Pair) -> tuple[int, float | None]:
+    """1,000 traces while the server is away, then the application is killed, both come back"""
+    await pair.start_server()
+    await pair.trace(100, RATE)
+    await trio.sleep(1)
+    await pair.kill_server()
+    await pair.trace(1000, RATE)
+    await pair.kill_application()
+    await pair.start_server()
+    before = pair.lines()
+    await pair.restart_application()
+    return 1100, await next_line(pair, before, 10)
+
+
+Scenario = Callable[[Pair], Awaitable[tuple[int, float | None]]]
+SCENARIOS: list[Scenario] = [killed_for_a_moment, stopped, long_outage, application_killed]
+
+
+@asynccontextmanager
+async def open_pair(python: bool):
+    with tempfile.TemporaryDirectory(prefix="hyperlog-faults-") as name:
+        folder = Path(name)
+        if python:
+            async with trio.open_nursery() as nursery:
+                scene = Scene(folder, nursery)
+                yield PythonPair(scene)
+                await scene.close()
+        else:
+            async with js_testnet(4) as bootstrap, trio.open_nursery() as nursery:
+                pair = JavaScriptPair(folder, bootstrap, nursery)
+                yield pair
+                for hosted in (pair.client, pair.server):
+                    if hosted is not None:
+                        hosted.stop.set()
+
+
+async def run_scenario(scenario: Scenario, python: bool) -> Outcome:
+    async with open_pair(python) as pair:
+        traced, again = await scenario(pair)
+        await settled(pair)
+        found, told = pair.counts()
+    return Outcome(
+        scenario=scenario.__doc__ or "",
+        peers=pair.name,
+        traced=traced,
+        logged=len(found),
+        told=told,
+        doubled=sum(found.values()) - len(found),
+        ships_again=None if again is None else round(again, 2),
+    )
+
+
+async def measure() -> list[Outcome]:
+    outcomes = []
+    for scenario in SCENARIOS:
+        for python in (True, False):
+            outcome = await run_scenario(scenario, python)
+            outcomes.append(outcome)
+            result = f"{outcome.lost} lost, {outcome.doubled} doubled"
+            say(f"{outcome.peers}, {outcome.scenario}: {result}")
+    return outcomes
+
+
+def table(outcomes: list[Outcome]) -> str:
+    rows = [
+        "| what breaks | pair | traced | lost | told to be lost | doubled | ships again after |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for o in outcomes:
+        again = "never" if o.ships_again is None else f"{o.ships_again:.1f} s"
+        lost = f"{o.lost:,} ({o.lost / o.traced:.0%})" if o.lost else "0"
+        rows.append(
+            f"| {o.scenario} | {o.peers} | {o.traced:,} | {lost} | {o.told:,} | {o.doubled:,} "
+            f"| {again} |"
+        )
+    return "\n".join(rows)
+
+
+PAGE = """# Reliability: what is lost and doubled when something breaks
+
+Made by `python -m benchmarks.faults --table`; the scenarios are in
+[benchmarks/faults.py](../benchmarks/faults.py). Both pairs ran one after the other on one machine
+({machine}), with real processes on private networks of 127.0.0.1. What holds, and why, is in
+[protocol/session.md](protocol/session.md) section 7; the tests of it are in `tests/faults`.
+
+{table}
+
+*Lost*: neither in the log nor told in a gap line. *Told*: in a gap line, which says whose, how
+many, which numbers and why. *Ships again*: from the moment at which the server is ready (the stop
+is over) to the next trace in the log. Where 6,000 traces wait, hyperlog's application was started
+while the server was away, and had to find it first; the JavaScript application had known it before.
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    parser.add_argument("--from", type=Path, dest="source", metavar="FILE", help="measure nothing")
+    parser.add_argument("--table", type=Path, metavar="FILE", help="write the page there")
+    options = parser.parse_args()
+    if options.source is not None:
+        outcomes = msgspec_json.decode(options.source.read_bytes(), type=list[Outcome])
+    else:
+        outcomes = trio.run(measure)
+    if options.json is not None:
+        options.json.write_bytes(msgspec_json.format(msgspec_json.encode(outcomes), indent=1))
+    text = table(outcomes)
+    if options.table is not None:
+        machine = f"{platform.system()}, Python {platform.python_version()}"
+        options.table.write_text(PAGE.format(machine=machine, table=text))
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
