@@ -11,8 +11,12 @@
     ├── SessionError
     │   └── SessionRewound          a failed write took back what this       SESSION_REWOUND
     │                               connection had handed over
-    └── SinkError                   records cannot be stored                 SINK_ERROR
-        └── LogQuotaReached         until there is room again                LOG_QUOTA_REACHED
+    ├── SinkError                   records cannot be stored                 SINK_ERROR
+    │   └── LogQuotaReached         until there is room again                LOG_QUOTA_REACHED
+    ├── StoreError
+    │   ├── StoreUnavailable        the store cannot answer now              STORE_UNAVAILABLE
+    │   └── QueryError              what was asked has no answer             QUERY_ERROR
+    └── TokenError                  an application token that is no use      TOKEN_ERROR
 
 Errors of the network below are hyperlog.dht's own tree. `code` names the kind for programs and
 logs; the message says what to do next.
@@ -20,7 +24,7 @@ logs; the message says what to do next.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal, TypeAlias
 
 __all__ = [
     "BadAnswer",
@@ -31,10 +35,14 @@ __all__ = [
     "KeyFileError",
     "LogQuotaReached",
     "PeerProtocolError",
+    "QueryError",
     "ServerRefused",
     "SessionError",
     "SessionRewound",
     "SinkError",
+    "StoreError",
+    "StoreUnavailable",
+    "TokenError",
 ]
 
 
@@ -102,3 +110,37 @@ class SinkError(HyperlogError):
 
 class LogQuotaReached(SinkError):
     code = "LOG_QUOTA_REACHED"
+
+
+class StoreError(HyperlogError):
+    code = "STORE_ERROR"
+
+
+class StoreUnavailable(StoreError):
+    code = "STORE_UNAVAILABLE"
+
+
+class QueryError(StoreError):
+    """`position` counts characters of the text of the query, from 0; None if it was none."""
+
+    code = "QUERY_ERROR"
+
+    def __init__(self, message: str, position: int | None = None) -> None:
+        super().__init__(message)
+        self.position = position
+
+
+TokenRefusal: TypeAlias = Literal[
+    "TOKEN_INVALID", "TOKEN_EXPIRED", "TOKEN_REVOKED", "TOKEN_MISMATCH", "TOKEN_REQUIRED"
+]
+
+
+class TokenError(HyperlogError):
+    """`refusal` is the code for the reason, of docs/protocol/session.md section 2; the message is
+    fit for whoever sent the token."""
+
+    code = "TOKEN_ERROR"
+
+    def __init__(self, refusal: TokenRefusal, reason: str) -> None:
+        super().__init__(reason)
+        self.refusal: TokenRefusal = refusal
