@@ -78,7 +78,8 @@ ARROWS: dict[str, set[str]] = {
     "doorbell": set(),
     "sinks": {"records", "sinks"},
     "connections": set(),
-    "tokens": set(),
+    "registry": set(),
+    "tokens": {"registry"},
     "store": {"records", "sinks", "store"},
     "tail": {"store"},
     "intake": {

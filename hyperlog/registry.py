@@ -1,0 +1,180 @@
+"""The server's own small database: the secrets that sign application tokens, and who got which.
+
+One SQLite file of mode 0600 beside the stores. The server reads it, the `hyperlog token` command
+writes it, at the same time if need be: whoever has it open notices what others have changed.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sqlite3
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from hyperlog.errors import ConfigError, KeyFileError
+
+__all__ = ["REGISTRY_NAME", "Registry"]
+
+REGISTRY_NAME: Final = "registry.sqlite"
+BUSY_TIMEOUT: Final = 5.0  # s that a writer waits for another
+SCHEMA_VERSION: Final = 1
+SCHEMA: Final = """
+CREATE TABLE secret (
+    kid TEXT PRIMARY KEY,
+    secret BLOB NOT NULL,
+    created_at INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE token (
+    jti TEXT PRIMARY KEY,
+    kid TEXT NOT NULL REFERENCES secret (kid),
+    application TEXT NOT NULL,
+    instances TEXT NOT NULL,
+    scopes TEXT NOT NULL,
+    key BLOB,
+    issued_at INTEGER NOT NULL,
+    expires_at INTEGER,
+    revoked_at INTEGER
+) WITHOUT ROWID;
+"""
+
+
+class Registry:
+    """An open registry; for one thread. Times are seconds since 1970."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open the registry in `folder`; both are made if missing, for this user alone.
+
+        Raises:
+            KeyFileError: it cannot be read or made, or others can read it; the text says what to
+                do.
+        """
+        self.path = folder / REGISTRY_NAME
+        self._connection: sqlite3.Connection | None = None
+        self._identity: tuple[int, int] | None = None
+        self._version = -1
+        self._open()
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """Change something, alone among all processes; nothing is changed if the block raises.
+
+        Raises:
+            KeyFileError: the file cannot be written.
+        """
+        connection = self._connected()
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+            except BaseException:
+                connection.execute("ROLLBACK")
+                raise
+            connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise self._fault(error) from error
+
+    def read(self, statement: str, *values: object) -> list[sqlite3.Row]:
+        """Rows of a SELECT.
+
+        Raises:
+            KeyFileError: the file cannot be read.
+        """
+        try:
+            return self._connected().execute(statement, values).fetchall()
+        except sqlite3.Error as error:
+            raise self._fault(error) from error
+
+    def changed(self) -> bool:
+        """Whether anybody else has changed it since the last call; cheap.
+
+        Raises:
+            KeyFileError: the file is gone, or another one that cannot be used is in its place.
+        """
+        if self._identity != _identity(self.path):
+            self.close()
+            self._open(create=False)
+            return True
+        version = self.read("PRAGMA data_version")[0][0]
+        if version == self._version:
+            return False
+        self._version = version
+        return True
+
+    def _connected(self) -> sqlite3.Connection:
+        if self._connection is None:
+            self._open(create=False)
+        assert self._connection is not None
+        return self._connection
+
+    def _open(self, *, create: bool = True) -> None:
+        path = self.path
+        try:
+            if create:
+                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+                os.close(os.open(path, flags, 0o600))
+            status = os.stat(path)
+        except OSError as error:
+            raise KeyFileError(
+                f"cannot open {path}: {error.strerror}; check that its folder is this user's"
+            ) from error
+        mode = stat.S_IMODE(status.st_mode)
+        if os.name == "posix" and mode & 0o077:  # mode bits tell nothing elsewhere
+            raise KeyFileError(
+                f"{path} holds secrets and is open to others (mode {mode:04o}): "
+                f"chmod 600 {shlex.quote(os.fspath(path))}"
+            )
+        try:
+            connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT, isolation_level=None)
+            try:
+                _make_tables(connection)
+                connection.row_factory = sqlite3.Row
+                self._version = connection.execute("PRAGMA data_version").fetchone()[0]
+            except BaseException:
+                connection.close()
+                raise
+        except sqlite3.Error as error:
+            raise self._fault(error) from error
+        self._connection = connection
+        self._identity = _identity(path)
+
+    def _fault(self, error: sqlite3.Error) -> KeyFileError:
+        return KeyFileError(
+            f"{self.path} cannot be used: {error}; restore it from a backup, or move it away and "
+            "issue all tokens again"
+        )
+
+
+def _make_tables(connection: sqlite3.Connection) -> None:
+    connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute("PRAGMA trusted_schema = OFF")
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version == 0:
+        connection.execute("BEGIN IMMEDIATE")  # several processes may start together
+        if not connection.execute("PRAGMA user_version").fetchone()[0]:
+            for statement in SCHEMA.split(";\n"):
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        connection.execute("COMMIT")
+    elif version != SCHEMA_VERSION:
+        raise ConfigError(
+            f"the registry is of version {version}, this program knows {SCHEMA_VERSION}: "
+            "use the version of hyperlog that made it, or a later one"
+        )
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
