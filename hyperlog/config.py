@@ -11,7 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias, TypedDict
@@ -54,6 +54,8 @@ DEFAULT_MAX_LINE: Final = 64 * 1024  # bytes; above that many tailers cut or dro
 MIN_MAX_LINE: Final = 4096  # bytes; what identifies a record has to fit
 MAX_BOOTSTRAP: Final = 64  # nodes
 MAX_APPLICATION_NAME: Final = 64  # characters
+MAX_TOKEN: Final = 8192  # characters, as many as a hello may have
+MAX_NAME: Final = 64  # characters of an application's or an instance's name
 
 # Here, since `import hyperlog` alone should not cost the import of logging.
 logging.getLogger("hyperlog").addHandler(logging.NullHandler())
@@ -275,6 +277,14 @@ class ClientOptions(TypedDict, total=False):
     max_spool_bytes: int
     """limit of the spool on disk, over all processes that share it; the oldest records give way.
     Default: 256 MiB"""
+    application: str | None
+    """what the server is told that this is; 1 to 64 printable characters. By default the name of
+    the program's script or main module"""
+    instance: str | None
+    """which one of the application's instances this is, as for `application`. By default the first
+    8 hex digits of the client's public key"""
+    token: str | None
+    """application token, for servers that ask for one; they say which key it goes with"""
     create_socket: Callable[[], Awaitable[Channel]] | None
     """gives a connection, in the place of the server's key; awaited under trio, after each loss
     again"""
@@ -306,6 +316,9 @@ class ClientConfig:
     spool: Path | None
     """folder of this client and server alone; None for memory only"""
     max_spool_bytes: int
+    application: str
+    instance: str
+    token: str | None = field(repr=False)
     create_socket: Callable[[], Awaitable[Channel]] | None
     can_socket_reconnect: Callable[[], bool] | None
     ignore_class_names: frozenset[str]
@@ -320,8 +333,8 @@ class ClientConfig:
         """Check the options; read or make the key file.
 
         Raises:
-            ConfigError: a malformed key or address, or too small a spool; both or none of
-                `server_key` and `create_socket`.
+            ConfigError: a malformed key, address, name or token, or too small a spool; both or none
+                of `server_key` and `create_socket`.
             KeyFileError: the key file that was named cannot be used.
             TypeError: an unknown option, or a callback that cannot be called.
         """
@@ -352,6 +365,9 @@ class ClientConfig:
             key_pair=key_pair,
             spool=_client_spool(options, key_pair, is_kept, public_key),
             max_spool_bytes=max_spool_bytes,
+            application=_name(options, "application") or application_name(),
+            instance=_name(options, "instance") or key_pair.public_key.hex()[:8],
+            token=_token(options.get("token")),
             create_socket=create_socket,
             can_socket_reconnect=options.get("can_socket_reconnect"),
             ignore_class_names=frozenset([ignored] if isinstance(ignored, str) else ignored),
@@ -372,6 +388,26 @@ _CALLBACKS = (
     "on_reconnect",
     "on_connection_error",
 )
+
+
+def _name(options: ClientOptions, option: Literal["application", "instance"]) -> str | None:
+    name = options.get(option)
+    if name is None:
+        return None
+    if not isinstance(name, str):
+        raise ConfigError(f"{option} is text, not {type(name).__name__}")
+    if not 0 < len(name) <= MAX_NAME or not name.isprintable() or name.isspace():
+        raise ConfigError(f"{option} has 1 to {MAX_NAME} printable characters, got {name[:100]!r}")
+    return name
+
+
+def _token(token: str | None) -> str | None:
+    # It is a secret: an error must not repeat it.
+    if token is not None and (
+        not isinstance(token, str) or not 0 < len(token) <= MAX_TOKEN or not token.isprintable()
+    ):
+        raise ConfigError(f"token is text of 1 to {MAX_TOKEN} printable characters")
+    return token
 
 
 def _client_keys(options: ClientOptions) -> tuple[KeyPair, bool]:

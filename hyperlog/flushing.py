@@ -62,18 +62,19 @@ def flush_spools(
     bootstrap: Sequence[Address] | None,
     timeout: float,
     as_json: bool,
+    token: str | None = None,
 ) -> bool:
     """Deliver what dead processes of this user left, for one server or all; True if nothing is
     left.
 
     Tells what became of it on stderr, with `as_json` the counts on stdout. Gives up with a server
-    when nothing is acknowledged for `timeout` seconds.
+    when nothing is acknowledged for `timeout` seconds. `token` is what the server asks of clients.
     """
     flushed: list[FlushedSpool] = []
 
     async def run() -> None:
         for spool in find_spools(server_key):
-            result = await flush_spool(spool, bootstrap=bootstrap, timeout=timeout)
+            result = await flush_spool(spool, bootstrap=bootstrap, timeout=timeout, token=token)
             if result.sessions:
                 flushed.append(result)
                 _say(result)
@@ -126,7 +127,11 @@ def find_spools(server_key: bytes | None = None) -> Iterator[LeftSpool]:
 
 
 async def flush_spool(
-    spool: LeftSpool, *, bootstrap: Sequence[Address] | None, timeout: float
+    spool: LeftSpool,
+    *,
+    bootstrap: Sequence[Address] | None,
+    timeout: float,
+    token: str | None = None,
 ) -> FlushedSpool:
     """Deliver what dead processes left in a folder.
 
@@ -139,7 +144,17 @@ async def flush_spool(
     error: str | None = None
     try:
         key_pair = _find_keys(spool)
-        error = await _ship(spool, folder, list(before), key_pair, bootstrap, timeout)
+        config = ClientConfig.checked(
+            spool.server_key,
+            {
+                "bootstrap": bootstrap,
+                "key_pair": key_pair,
+                "spool": spool.path.parent,
+                "application": spool.application,
+                "token": token,
+            },
+        )
+        error = await _ship(config, folder, list(before), timeout)
     except HyperlogError as err:
         error = str(err)
     after = {id: count for id, count in folder.count_orphans().items() if id in before}
@@ -171,18 +186,9 @@ def _find_keys(spool: LeftSpool) -> KeyPair:
 
 
 async def _ship(
-    spool: LeftSpool,
-    folder: SpoolFolder,
-    sessions: Sequence[str],
-    key_pair: KeyPair,
-    bootstrap: Sequence[Address] | None,
-    timeout: float,
+    config: ClientConfig, folder: SpoolFolder, sessions: Sequence[str], timeout: float
 ) -> str | None:
     """Send until the sessions are gone; why it ended before that."""
-    config = ClientConfig.checked(
-        spool.server_key,
-        {"bootstrap": bootstrap, "key_pair": key_pair, "spool": spool.path.parent},
-    )
     shipper = Shipper(config, max_buffer_bytes=MAX_BUFFER_BYTES, start=lambda: None)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(shipper.run)

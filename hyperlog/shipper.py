@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from hyperlog.config import Channel, ClientConfig, Props
-from hyperlog.conversation import ClientConversation, Pace
+from hyperlog.conversation import ClientConversation, Identity, Pace
 from hyperlog.dht import Connection, DHTError, open_dht
 from hyperlog.diskspool import SpooledSession, SpoolFolder
 from hyperlog.doorbell import Doorbell
@@ -87,6 +87,7 @@ class Shipper:
         """what goes along with every trace"""
         self._config = config
         self._ignored = config.ignore_class_names
+        self._identity = Identity(config.application, config.instance, config.token)
         # A quarter is for traces: a program that cannot connect must still take new ones in.
         self._queue: TraceQueue[PendingTrace] = TraceQueue(max_buffer_bytes // 4)
         message_bytes = max_buffer_bytes - max_buffer_bytes // 4
@@ -324,7 +325,10 @@ class Shipper:
         link = channel if isinstance(channel, Connection) else _Link(channel)
         opened_at = trio.current_time()
         conversation = ClientConversation(
-            self.session, map(KeptSession, self._adopted.values()), pace=self._pace
+            self.session,
+            map(KeptSession, self._adopted.values()),
+            identity=self._identity,
+            pace=self._pace,
         )
         self._sent_through = -1
         try:

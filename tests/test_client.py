@@ -432,6 +432,24 @@ async def test_any_channel_will_do_for_a_connection(autojump_clock):
         assert json.loads(await sockets.servers[0].receive())["caller"]["props"] == {"n": 1}
 
 
+async def test_the_server_is_told_who_the_client_is(autojump_clock):
+    sockets = Sockets()
+    sockets.greeting = b'{"hyperlog":{"version":2}}'
+    client = Client()
+    async with client.running(
+        create_socket=sockets, application="shop", instance="till 3", token="s3cret", timeout=0
+    ):
+        await trio.testing.wait_all_tasks_blocked()
+        hello = json.loads(await sockets.servers[0].receive())["hello"]
+        hello.pop("sessions")
+        assert hello == {
+            "version": 2,
+            "application": "shop",
+            "instance": "till 3",
+            "token": "s3cret",
+        }
+
+
 async def test_callbacks_tell_the_life_of_connections(autojump_clock):
     calls = []
     sockets = Sockets(OSError("no network"))

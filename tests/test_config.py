@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hyperlog import control
 from hyperlog.config import (
     MAX_BOOTSTRAP,
+    MAX_TOKEN,
     ClientConfig,
     ServerConfig,
     application_name,
@@ -186,6 +188,33 @@ def test_an_unusable_data_folder_costs_the_key_and_not_the_application(
 def test_client_options_that_cannot_be_used_are_refused(key, options, error, reason):
     with pytest.raises(error, match=reason):
         ClientConfig.checked(key, options)
+
+
+def test_a_client_is_named_after_its_program_and_its_key_unless_told_otherwise():
+    pair = KeyPair.generate()
+    config = ClientConfig.checked(KEY, {"key_pair": pair, "application": None})
+    assert config.application == application_name()
+    assert config.instance == pair.public_key.hex()[:8]
+    config = ClientConfig.checked(KEY, {"keys": None, "application": "Läden", "instance": "x" * 64})
+    assert (config.application, config.instance) == ("Läden", "x" * 64)
+
+
+@pytest.mark.parametrize("option", ["application", "instance"])
+@pytest.mark.parametrize("name", ["", " ", "x" * 65, "a\nb", "\x1b[31m", "\ud800", 7])
+def test_names_are_short_and_printable(option, name):
+    with pytest.raises(ConfigError, match=f"^{option} "):
+        ClientConfig.checked(KEY, {"keys": None, option: name})
+
+
+def test_a_token_is_neither_shown_nor_repeated_in_errors():
+    config = ClientConfig.checked(KEY, {"keys": None, "token": "s3cret"})
+    assert config.token == "s3cret"
+    assert "s3cret" not in repr(config)
+    assert MAX_TOKEN == control.MAX_TOKEN
+    for token in ("", "s3cret\n", "s3cret" * 2000, b"s3cret"):
+        with pytest.raises(ConfigError, match="token is text") as caught:
+            ClientConfig.checked(KEY, {"keys": None, "token": token})
+        assert "s3cret" not in str(caught.value)
 
 
 def test_one_class_name_to_ignore_may_stand_alone():
