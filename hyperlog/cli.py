@@ -1,4 +1,4 @@
-"""The `hyperlog` command: serve, send, flush-spool, testnet, keygen.
+"""The `hyperlog` command: serve, send, flush-spool, token, testnet, keygen.
 
 stdout carries data, stderr talk. Exit status: 0 done, 1 failed, 2 wrong usage.
 """
@@ -35,9 +35,11 @@ from hyperlog.sending import send_records
 from hyperlog.serveoptions import add_server_options, server_options
 from hyperlog.server import Server
 from hyperlog.serving import serve
+from hyperlog.tokening import add_token_commands, run_token_command
 
 __all__ = ["main"]
 
+DATA_NAME = ".hyperlog"
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
 
@@ -97,7 +99,7 @@ def build_parser() -> argparse.ArgumentParser:
         "-v", "--verbose", action="count", default=0, help="log more to stderr; twice: everything"
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for add in (_add_serve, _add_send, _add_flush_spool, _add_testnet, _add_keygen):
+    for add in (_add_serve, _add_send, _add_flush_spool, _add_token, _add_testnet, _add_keygen):
         add(commands, shared)
     return parser
 
@@ -236,6 +238,25 @@ def _add_flush_spool(commands: Any, shared: argparse.ArgumentParser) -> None:  #
     parser.set_defaults(run=_flush_spool)
 
 
+def _add_token(commands: Any, shared: argparse.ArgumentParser) -> None:  # noqa: ANN401 - private type
+    parser = commands.add_parser(
+        "token",
+        help="issue, list and revoke application tokens",
+        description="Application tokens let programs bring records over HTTP and WebSocket, prove "
+        "which application a client is of, or read records. A running server takes notice of "
+        "changes within a second.",
+    )
+    place = argparse.ArgumentParser(add_help=False)
+    place.add_argument(
+        "--folder", type=Path, default=DEFAULT_FOLDER, help="the server's logs (default: ./logs)"
+    )
+    place.add_argument(
+        "--data", type=Path, help="the server's data (default: .hyperlog in the folder of the logs)"
+    )
+    add_token_commands(parser, [shared, place])
+    parser.set_defaults(run=_token)
+
+
 def _add_testnet(commands: Any, shared: argparse.ArgumentParser) -> None:  # noqa: ANN401 - private type
     parser = commands.add_parser("testnet", parents=[shared], help="run a private DHT")
     parser.add_argument(
@@ -318,6 +339,10 @@ def _flush_spool(options: argparse.Namespace) -> int:
         as_json=options.json,
     )
     return 0 if complete else EXIT_FAILURE
+
+
+def _token(options: argparse.Namespace) -> int:
+    return run_token_command(options, options.data or options.folder / DATA_NAME)
 
 
 def _testnet(options: argparse.Namespace) -> int:

@@ -45,8 +45,9 @@ CREATE TABLE token (
 class Registry:
     """An open registry; for one thread. Times are seconds since 1970."""
 
-    def __init__(self, folder: Path) -> None:
-        """Open the registry in `folder`; both are made if missing, for this user alone.
+    def __init__(self, folder: Path, *, create: bool = True) -> None:
+        """Open the registry in `folder`; with `create` both are made if missing, for this user
+        alone.
 
         Raises:
             KeyFileError: it cannot be read or made, or others can read it; the text says what to
@@ -55,8 +56,9 @@ class Registry:
         self.path = folder / REGISTRY_NAME
         self._connection: sqlite3.Connection | None = None
         self._identity: tuple[int, int] | None = None
+        """of the file that is open, or was; None if that is gone"""
         self._version = -1
-        self._open()
+        self._open(create=create)
 
     def close(self) -> None:
         if self._connection is not None:
@@ -101,6 +103,7 @@ class Registry:
         """
         if self._identity != _identity(self.path):
             self.close()
+            self._identity = None
             self._open(create=False)
             return True
         version = self.read("PRAGMA data_version")[0][0]
@@ -115,7 +118,7 @@ class Registry:
         assert self._connection is not None
         return self._connection
 
-    def _open(self, *, create: bool = True) -> None:
+    def _open(self, *, create: bool) -> None:
         path = self.path
         try:
             if create:
@@ -123,6 +126,10 @@ class Registry:
                 flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
                 os.close(os.open(path, flags, 0o600))
             status = os.stat(path)
+        except FileNotFoundError:
+            raise KeyFileError(
+                f"{path} does not exist: no token was issued for a server with this data folder"
+            ) from None
         except OSError as error:
             raise KeyFileError(
                 f"cannot open {path}: {error.strerror}; check that its folder is this user's"

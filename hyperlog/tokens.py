@@ -22,7 +22,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias
+
+import msgspec
+from msgspec import Meta, Struct
 
 from hyperlog.errors import ConfigError, KeyFileError, TokenError
 from hyperlog.registry import Registry
@@ -46,6 +49,8 @@ MAX_NAME: Final = 64  # characters of an application, an instance or a pattern o
 MAX_TOKENS: Final = 100_000  # issued and not forgotten
 LEEWAY: Final = 60.0  # s that clocks may differ
 FORGOTTEN_AFTER: Final = 90 * 86400.0  # s from a token's end to its removal from the registry
+
+_Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=MAX_NAME)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +89,26 @@ class IssuedToken:
         return "expired" if expires_at is not None and now >= expires_at else "valid"
 
 
+class _Confirmation(Struct):
+    key: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+
+
+class _Payload(Struct):
+    iat: int
+    jti: str
+    sub: _Name
+    instances: _Name
+    scope: str
+    exp: int | None = None
+    cnf: _Confirmation | None = None
+
+
 class TokenAuthority:
     """Issues and verifies the tokens of one server; for one thread."""
 
-    def __init__(self, folder: Path) -> None:
-        """`folder` has the registry, which is made, with a first secret, if there is none.
+    def __init__(self, folder: Path, *, create: bool = True) -> None:
+        """`folder` has the registry, which is made, with a first secret, if there is none and
+        `create` is set.
 
         Raises:
             ConfigError: PyJWT is not installed.
@@ -96,7 +116,7 @@ class TokenAuthority:
         """
         self._jwt = _import_jwt()
         self._codec = self._jwt.PyJWT(options={"enforce_minimum_key_length": True})
-        self._registry = Registry(folder)
+        self._registry = Registry(folder, create=create)
         self._secrets: dict[str, bytes] = {}
         """by kid, the current one last"""
         self._tokens: dict[str, IssuedToken] = {}
@@ -275,7 +295,7 @@ class TokenAuthority:
                 },
             )
             return _claims_untrusted(payload, kid)
-        except (jwt.PyJWTError, KeyError, TypeError, ValueError, RecursionError):
+        except (jwt.PyJWTError, TypeError, ValueError, RecursionError):  # also msgspec's
             raise invalid from None
 
     def _sign(self, claims: TokenClaims) -> str:
@@ -340,27 +360,16 @@ def _check_request(
 
 
 def _claims_untrusted(payload: dict[str, Any], kid: str) -> TokenClaims:
-    """The claims of a payload with a good signature; TypeError or ValueError if they are odd."""
-    instances, scope = payload["instances"], payload["scope"]
-    expires_at, confirmation = payload.get("exp"), payload.get("cnf")
-    key = None if confirmation is None else bytes.fromhex(confirmation["key"])
-    for name in (payload["sub"], instances):
-        if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME:
-            raise ValueError
-    for at in (payload["iat"], 0 if expires_at is None else expires_at):
-        if not isinstance(at, int):
-            raise TypeError
-    if key is not None and len(key) != 32:
-        raise ValueError
-    scopes = scope.split()
+    """The claims of a payload with a good signature; ValueError if they are odd."""
+    found = msgspec.convert(payload, _Payload)
     return TokenClaims(
-        jti=payload["jti"],
-        application=payload["sub"],
-        instances=instances,
-        scopes=frozenset(one for one in SCOPES if one in scopes),
-        key=key,
-        issued_at=payload["iat"],
-        expires_at=expires_at,
+        jti=found.jti,
+        application=found.sub,
+        instances=found.instances,
+        scopes=frozenset(scope for scope in SCOPES if scope in found.scope.split()),
+        key=None if found.cnf is None else bytes.fromhex(found.cnf.key),
+        issued_at=found.iat,
+        expires_at=found.exp,
         kid=kid,
     )
 

@@ -80,6 +80,8 @@ ARROWS: dict[str, set[str]] = {
     "connections": set(),
     "registry": set(),
     "tokens": {"registry"},
+    "arguments": set(),
+    "tokening": {"arguments", "quantities", "records", "tokens"},
     "store": {"records", "sinks", "store"},
     "tail": {"store"},
     "intake": {

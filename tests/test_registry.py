@@ -1,0 +1,125 @@
+import os
+import sqlite3
+import threading
+
+import pytest
+
+from hyperlog.errors import ConfigError, KeyFileError
+from hyperlog.registry import Registry
+
+
+@pytest.fixture
+def registry(tmp_path):
+    registry = Registry(tmp_path / "data")
+    yield registry
+    registry.close()
+
+
+def add(connection, kid):
+    connection.execute("INSERT INTO secret VALUES (?, ?, 0)", (kid, b"s"))
+
+
+def kids(registry):
+    return [row["kid"] for row in registry.read("SELECT kid FROM secret ORDER BY kid")]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="mode bits tell nothing here")
+def test_folder_and_file_are_for_their_owner_alone(tmp_path, registry):
+    assert (tmp_path / "data").stat().st_mode & 0o777 == 0o700
+    assert registry.path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_failing_block_changes_nothing(registry):
+    with pytest.raises(KeyFileError), registry.transaction() as connection:
+        [add(connection, kid) for kid in ("a", "a")]
+    assert kids(registry) == []
+    with registry.transaction() as connection:
+        add(connection, "b")
+    assert kids(registry) == ["b"]
+
+
+def test_what_others_change_is_noticed_once(tmp_path, registry):
+    other = Registry(tmp_path / "data")
+    try:
+        assert not registry.changed()
+        with other.transaction() as connection:
+            add(connection, "a")
+        assert registry.changed()
+        assert not registry.changed()
+        assert kids(registry) == ["a"]
+    finally:
+        other.close()
+
+
+def test_a_file_put_in_its_place_is_noticed(tmp_path, registry):
+    other = Registry(tmp_path / "other")
+    with other.transaction() as connection:
+        add(connection, "z")
+    other.close()
+    other.path.rename(registry.path)
+    assert registry.changed()
+    assert kids(registry) == ["z"]
+
+
+def test_without_create_nothing_is_made(tmp_path):
+    with pytest.raises(KeyFileError, match="does not exist"):
+        Registry(tmp_path / "nowhere", create=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_file_is_told(tmp_path):
+    path, content = (
+        tmp_path / "registry.sqlite",
+        b"no database at all, but long enough to be one" * 9,
+    )
+    path.write_bytes(content)
+    path.chmod(0o600)
+    with pytest.raises(KeyFileError, match="backup"):
+        Registry(tmp_path)
+    assert path.read_bytes() == content
+
+
+def test_a_later_version_is_left_alone(tmp_path, registry):
+    registry.close()
+    connection = sqlite3.connect(registry.path)
+    connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    with pytest.raises(ConfigError, match="version 99"):
+        Registry(tmp_path / "data")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links and modes")
+def test_a_link_is_not_followed(tmp_path):
+    (tmp_path / "registry.sqlite").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(KeyFileError):
+        Registry(tmp_path)
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(KeyFileError, match="cannot open"):
+        Registry(tmp_path / "file" / "data")
+
+
+def test_many_that_start_together_share_one_registry(tmp_path):
+    failures = []
+
+    def start(number):
+        try:
+            registry = Registry(tmp_path / "data")
+            with registry.transaction() as connection:
+                add(connection, f"{number:02}")
+            registry.close()
+        except Exception as err:
+            failures.append(err)
+
+    threads = [threading.Thread(target=start, args=[number]) for number in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    registry = Registry(tmp_path / "data")
+    assert len(kids(registry)) == 12
+    registry.close()
