@@ -11,6 +11,9 @@ import pytest
 from hypothesis import settings
 
 from tests.interop.harness import why_unavailable as why_no_javascript
+from tests.mongod import mongod, own_mongod, three_mongods, why_no_mongod
+
+__all__ = ["mongod", "own_mongod", "three_mongods"]  # fixtures for all tests
 
 ROOT = Path(__file__).parent.parent
 LEFT_OUT = pytest.StashKey[list[str]]()
@@ -41,7 +44,11 @@ def why_no_rsyslogd() -> str | None:
     return None
 
 
-REQUIREMENTS = {"interop": why_no_javascript, "tailer": why_no_rsyslogd}
+REQUIREMENTS = {
+    "interop": why_no_javascript,
+    "mongod": why_no_mongod,
+    "tailer": why_no_rsyslogd,
+}
 
 
 @pytest.fixture
