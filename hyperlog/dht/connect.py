@@ -60,6 +60,10 @@ logger = logging.getLogger("hyperlog.dht.connect")
 PARALLEL_HANDSHAKES: Final = 2  # through nodes found by the query, hyperdht lib/connect.js
 PASSIVE_TIMEOUT: Final = 10.0  # s that we wait for the server's first packet, or for its hello
 FIND_RETRIES: Final = 3
+# Everything waits for this one answer, and repeats cost the peer nothing: it answers them with the
+# same bytes. So it is asked for twice as often as others, and no longer.
+HANDSHAKE_RETRIES: Final = 7
+HANDSHAKE_TIMEOUT: Final = 0.5  # s
 
 
 @dataclass(slots=True)
@@ -201,7 +205,13 @@ class ConnectAttempt:
         message = Handshake(mode=FROM_CLIENT, noise=self._first_message())
         socket = self._dht.node.request_socket
         response = await self._dht.node.request(
-            PEER_HANDSHAKE, target=self._target, value=message.encode(), to=address, socket=socket
+            PEER_HANDSHAKE,
+            target=self._target,
+            value=message.encode(),
+            to=address,
+            socket=socket,
+            retries=HANDSHAKE_RETRIES,
+            timeout=HANDSHAKE_TIMEOUT,
         )
         if response.value is None:
             raise BadHandshakeReply(f"{address[0]}:{address[1]} knows no way to the peer")

@@ -11,6 +11,8 @@ A SACKed packet is forgotten like an acknowledged one: libudx never reneges.
   packet is sent, so that its acknowledgement shows the gap. Unlike libudx, which sends one probe
   and only outside of a recovery, this covers the last retransmissions as well and sends up to four
   probes, each after twice the time: at an RTO of 1 s, losing two packets of a tail costs seconds.
+  They begin before the first RTT sample, too: where one packet in five is lost, one connection in
+  twenty would else need 3 s more for its first words.
 - RTO: `rto_at`, at least 1 s. The oldest packet and everything overdue is lost; the next expiry is
   two RTOs later, always, and the seventh in a row without cumulative progress ends the stream.
 
@@ -40,6 +42,7 @@ INITIAL_RTO: Final = 1.0  # s
 MIN_RTO: Final = 1.0  # s
 MAX_RTO: Final = 30.0  # s
 MAX_EXPIRIES: Final = 6  # RTOs in a row that are survived, libudx UDX_MAX_RTO_TIMEOUTS
+INITIAL_PROBE_TIMEOUT: Final = 0.25  # s, before the first RTT sample
 MIN_PROBE_TIMEOUT: Final = (
     0.010  # s; a Python peer answers in bursts, earlier probes only duplicate
 )
@@ -223,17 +226,20 @@ class Recovery:
         """A tail loss probe was just sent; the next one waits twice as long."""
         self.probe_count += 1
         self._probes_in_a_row += 1
-        if self._probes_in_a_row == 1:
+        if self._probes_in_a_row == 1 and self.srtt is not None:
             self.rto_at = now + self.rto
         self.probe_at = None
         self._arm_probe(now)
 
     def _arm_probe(self, now: float) -> None:
-        if self.srtt is None or self._probes_in_a_row >= MAX_PROBES or self.lost:
+        if self._probes_in_a_row >= MAX_PROBES or self.lost:
             return
         if self.state == OPEN and self.sacked:
             return  # RACK decides about the gap soon
-        timeout = max(2 * self.srtt, MIN_PROBE_TIMEOUT)
+        if self.srtt is None:
+            timeout = INITIAL_PROBE_TIMEOUT
+        else:
+            timeout = max(2 * self.srtt, MIN_PROBE_TIMEOUT)
         if len(self.in_flight) == 1:
             timeout += PROBE_ACK_DELAY
         at = now + timeout * (1 << self._probes_in_a_row)

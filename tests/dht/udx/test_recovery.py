@@ -195,10 +195,19 @@ def test_a_probe_of_one_packet_waits_for_a_late_acknowledgement():
     assert recovery.probe_at == pytest.approx(10.202)
 
 
-def test_there_is_no_probe_before_the_first_rtt_sample():
+def test_before_the_first_rtt_sample_probes_come_between_the_rtos_and_move_none():
     recovery = Recovery(0)
     send(recovery, 1, 0.0)
-    assert recovery.probe_at is None
+    at = []
+    while recovery.probe_at is not None:
+        now = recovery.probe_at
+        at.append(now)
+        assert recovery.on_probe_timeout()
+        packet = recovery.take_newest()
+        recovery.on_resent(packet, recovery.begin_flight(PATH, now))
+        recovery.on_probe_sent(now)
+    assert at == pytest.approx([0.252, 0.756])
+    assert recovery.rto_at == 1.0
 
 
 def test_an_rto_loses_the_oldest_packet_and_what_is_overdue():
