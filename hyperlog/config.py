@@ -25,6 +25,7 @@ from hyperlog.errors import ConfigError, KeyFileError
 from hyperlog.keyfile import load_or_create_keys
 from hyperlog.limits import ServerLimits
 from hyperlog.sinks.folder import FilePolicy
+from hyperlog.store.policy import StorePolicy
 
 __all__ = [
     "ClientConfig",
@@ -35,7 +36,10 @@ __all__ = [
     "client_data_path",
     "client_keys_path",
     "parse_address",
+    "parse_bind",
     "parse_bootstrap",
+    "parse_host_name",
+    "parse_mongo",
     "parse_public_key",
     "parse_spool_name",
     "spool_name",
@@ -50,6 +54,8 @@ Channel: TypeAlias = trio.abc.Channel[bytes]
 DEFAULT_FOLDER: Final = Path("logs")
 DEFAULT_KEYS: Final = Path("keys.dat")
 DEFAULT_HOST: Final = "0.0.0.0"
+DEFAULT_HTTP: Final = "127.0.0.1:8787"  # of `hyperlog serve`
+DATA_FOLDER: Final = ".hyperlog"  # in the log folder, unless another place is told
 DEFAULT_MAX_LINE: Final = 64 * 1024  # bytes; above that many tailers cut or drop lines
 MIN_MAX_LINE: Final = 4096  # bytes; what identifies a record has to fit
 MAX_BOOTSTRAP: Final = 64  # nodes
@@ -60,6 +66,8 @@ MAX_NAME: Final = 64  # characters of an application's or an instance's name
 # Here, since `import hyperlog` alone should not cost the import of logging.
 logging.getLogger("hyperlog").addHandler(logging.NullHandler())
 
+_MONGO = re.compile(r"mongodb(\+srv)?://[\x21-\x7e]+")
+_IPV6 = re.compile(r"\[[0-9A-Fa-f:.]{2,45}\]")
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?\.?")
 _SPOOL_NAME = re.compile(r"([0-9a-f]{64})-([0-9a-f]{16})")
 _KEY = re.compile(r"[0-9a-fA-F]{64}")
@@ -77,6 +85,44 @@ def parse_address(text: str) -> Address:
     if not _HOST.fullmatch(host):
         raise ConfigError(f"{host!r} is no IPv4 address or host name (HyperDHT runs on IPv4)")
     return host, int(port)
+
+
+def parse_bind(text: str) -> Address:
+    """The (host, port) to serve HTTP at, of `HOST:PORT` or `[IPV6]:PORT`; port 0 is any.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    host, colon, port = text.strip().rpartition(":")
+    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise ConfigError(f"{text!r} is no HOST:PORT; write it like {DEFAULT_HTTP}")
+    if _IPV6.fullmatch(host):
+        return host[1:-1], int(port)
+    if not _HOST.fullmatch(host):
+        raise ConfigError(f"{host!r} is no address or host name to serve HTTP at")
+    return host, int(port)
+
+
+def parse_host_name(text: str) -> str:
+    """A name that requests may give in their Host header, in lower case, without a port.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if not _HOST.fullmatch(text) and not _IPV6.fullmatch(text):
+        raise ConfigError(f"{text!r} is no host name; write it like logs.example.org, without port")
+    return text.lower()
+
+
+def parse_mongo(uri: str) -> str:
+    """The address of a MongoDB server.
+
+    Raises:
+        ConfigError: it is none; the text does not repeat it, for it may have a password in it.
+    """
+    if not isinstance(uri, str) or not _MONGO.fullmatch(uri):
+        raise ConfigError("that is no MongoDB address; it begins with mongodb:// or mongodb+srv://")
+    return uri
 
 
 def parse_bootstrap(nodes: Iterable[str | Address]) -> tuple[Address, ...]:
@@ -188,6 +234,25 @@ class ServerOptions(TypedDict, total=False):
     limits: ServerLimits
     access: AccessPolicy
     """who may come; by default anybody"""
+    require_token: bool
+    """refuse whoever has no application token, JavaScript peers among them"""
+    data: str | os.PathLike[str] | None
+    """folder of all that is the server's own beside the log files: the embedded store, issued
+    tokens. By default `.hyperlog` in the folder of the log files"""
+    http: str | None
+    """`HOST:PORT` to serve HTTP and WebSockets at, port 0 for any; None, the default, for neither.
+    Needs the extra `server`"""
+    http_hosts: Iterable[str]
+    """names that HTTP requests may give in their Host header, beside the address that is bound and
+    localhost"""
+    store: Literal["sqlite", "mongo"] | None
+    """what answers queries; None, the default, for nothing: then there is no embedded store"""
+    mongo: str | None
+    """address of a MongoDB server that mirrors all records; needs the extra `mongo`"""
+    mongo_ttl: float | None
+    """s for which MongoDB keeps a record; None for ever"""
+    retention: StorePolicy
+    """what the embedded store keeps; by default everything"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +272,15 @@ class ServerConfig:
     files: FilePolicy
     limits: ServerLimits
     access: AccessPolicy
+    require_token: bool
+    data: Path
+    """made when something is to be put there"""
+    http: Address | None
+    http_hosts: tuple[str, ...]
+    store: Literal["sqlite", "mongo"] | None
+    mongo: str | None = field(repr=False)  # it may have a password in it
+    mongo_ttl: float | None
+    retention: StorePolicy
 
     @classmethod
     def checked(
@@ -223,6 +297,14 @@ class ServerConfig:
         files: FilePolicy | None = None,
         limits: ServerLimits | None = None,
         access: AccessPolicy | None = None,
+        require_token: bool = False,
+        data: str | os.PathLike[str] | None = None,
+        http: str | None = None,
+        http_hosts: Iterable[str] = (),
+        store: Literal["sqlite", "mongo"] | None = None,
+        mongo: str | None = None,
+        mongo_ttl: float | None = None,
+        retention: StorePolicy | None = None,
     ) -> ServerConfig:
         """Check the settings; None stands for the default.
 
@@ -243,6 +325,13 @@ class ServerConfig:
             raise ConfigError(f"durability is 'write' or 'fsync', not {durability!r}")
         if max_line < MIN_MAX_LINE:
             raise ConfigError(f"a line needs room for {MIN_MAX_LINE} bytes, not {max_line}")
+        if store not in ("sqlite", "mongo", None):
+            raise ConfigError(f"store is 'sqlite', 'mongo' or None, not {store!r}")
+        if store == "mongo" and mongo is None:
+            raise ConfigError("MongoDB can only answer queries if its address is told (mongo)")
+        if mongo_ttl is not None and (mongo is None or not mongo_ttl >= 1):
+            raise ConfigError("mongo_ttl is at least a second, and needs the address of a MongoDB")
+        hosts = (http_hosts,) if isinstance(http_hosts, str) else http_hosts
         nodes: tuple[Address, ...] = ()
         if not local:
             nodes = tuple(BOOTSTRAP_NODES) if bootstrap is None else parse_bootstrap(bootstrap)
@@ -257,6 +346,14 @@ class ServerConfig:
             files=FilePolicy() if files is None else files,
             limits=ServerLimits() if limits is None else limits,
             access=AccessPolicy() if access is None else access,
+            require_token=require_token,
+            data=Path(folder) / DATA_FOLDER if data is None else Path(data),
+            http=None if http is None else parse_bind(http),
+            http_hosts=tuple(map(parse_host_name, hosts)),
+            store=store,
+            mongo=None if mongo is None else parse_mongo(mongo),
+            mongo_ttl=mongo_ttl,
+            retention=StorePolicy() if retention is None else retention,
         )
 
 

@@ -7,16 +7,26 @@ place: with FilePolicy and ServerLimits.
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from hyperlog.access import AccessPolicy
-from hyperlog.config import DEFAULT_MAX_LINE, ServerOptions
+from hyperlog.config import (
+    DEFAULT_HTTP,
+    DEFAULT_MAX_LINE,
+    ServerOptions,
+    parse_bind,
+    parse_host_name,
+    parse_mongo,
+)
 from hyperlog.errors import ConfigError
 from hyperlog.limits import ServerLimits
 from hyperlog.quantities import parse_count, parse_duration, parse_learning, parse_size
 from hyperlog.sinks.folder import FilePolicy
+from hyperlog.store.policy import StorePolicy
 
 __all__ = ["add_server_options", "server_options"]
 
@@ -41,12 +51,24 @@ LIMIT_OPTIONS: Final[list[Option]] = [
     ("bytes_per_key", parse_size, "SIZE", "per second, read more slowly above (default: 64M)"),
     ("max_record", parse_size, "SIZE", "of one record (default: 8M)"),
 ]
+STORE_OPTIONS: Final[list[Option]] = [
+    ("keep_records", parse_duration, "TIME", "remove older records (default: off)"),
+    (
+        "keep_record_bytes",
+        parse_size,
+        "SIZE",
+        "remove the oldest records of an application above so much (default: off)",
+    ),
+]
+MONGO_VARIABLE: Final = "HYPERLOG_MONGO"
 NEVER_OFF: Final = {"connections", "connections_per_key", "max_record"}
 
 
 def add_server_options(parser: argparse.ArgumentParser) -> None:
-    """Add them in two groups."""
+    """Add them in groups."""
     _add_file_options(parser.add_argument_group("log files"))
+    _add_store_options(parser.add_argument_group("search"))
+    _add_http_options(parser.add_argument_group("HTTP"))
     _add_access_options(parser.add_argument_group("who may come, and how much"))
 
 
@@ -62,7 +84,23 @@ def server_options(options: argparse.Namespace) -> ServerOptions:
         files=FilePolicy(**_given(options, FILE_OPTIONS)),
         limits=ServerLimits(**_given(options, LIMIT_OPTIONS)),
         access=AccessPolicy(options.allow, *options.learn),
+        require_token=options.require_token,
+        data=options.data,
+        http=options.http,
+        http_hosts=options.http_host,
+        store=None if options.store == "off" else options.store,
+        mongo=_mongo(options),
+        mongo_ttl=options.mongo_ttl,
+        retention=StorePolicy(
+            keep_age=getattr(options, "keep_records", None),
+            keep_bytes=getattr(options, "keep_record_bytes", None),
+        ),
     )
+
+
+def _mongo(options: argparse.Namespace) -> str | None:
+    uri = options.mongo or os.environ.get(MONGO_VARIABLE)
+    return parse_mongo(uri) if uri else None
 
 
 def _given(options: argparse.Namespace, table: Sequence[Option]) -> dict[str, Any]:
@@ -84,13 +122,10 @@ def _checked(parse: Callable[[str], Any]) -> Callable[[str], Any]:
 def _add_limit(group: argparse._ArgumentGroup, prefix: str, option: Option) -> None:
     name, parse, metavar, text = option
 
-    def limit(value: str) -> Any:  # noqa: ANN401 - whatever parse gives
-        return None if value == "off" and name not in NEVER_OFF else parse(value)
-
     group.add_argument(
         f"--{prefix}{name.replace('_', '-')}",
         dest=name,
-        type=_checked(limit),
+        type=_checked(parse if name in NEVER_OFF else _unless_off(parse)),
         default=argparse.SUPPRESS,
         metavar=metavar,
         help=text,
@@ -132,3 +167,75 @@ def _add_access_options(group: argparse._ArgumentGroup) -> None:
     for option in LIMIT_OPTIONS:
         prefix = "" if option[0].startswith("max_") else "max-"
         _add_limit(group, prefix, option)
+    group.add_argument(
+        "--require-token",
+        action="store_true",
+        help="refuse whoever has no application token, JavaScript clients among them",
+    )
+
+
+def _add_store_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="folder of the embedded store and the issued tokens "
+        "(default: .hyperlog in the folder of the log files)",
+    )
+    group.add_argument(
+        "--store",
+        choices=["sqlite", "mongo", "off"],
+        default="sqlite",
+        help="what answers queries: the embedded store, MongoDB, or nothing (default: sqlite)",
+    )
+    group.add_argument(
+        "--mongo",
+        type=_checked(parse_mongo),
+        metavar="URI",
+        help=f"mirror all records into this MongoDB; better told by the variable {MONGO_VARIABLE}, "
+        "since other users see the arguments of a process",
+    )
+    group.add_argument(
+        "--mongo-ttl",
+        type=_checked(_unless_off(parse_duration)),
+        metavar="TIME",
+        help="have MongoDB remove older records (default: off)",
+    )
+    for option in STORE_OPTIONS:
+        _add_limit(group, "", option)
+
+
+def _add_http_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--http",
+        type=_checked(_unless_off(_bind)),
+        default=DEFAULT_HTTP if _has_web() else None,
+        metavar="HOST:PORT",
+        help=f"serve HTTP and WebSockets here, or off (default: {DEFAULT_HTTP}, and off where the "
+        "packages of the extra `server` are missing)",
+    )
+    group.add_argument(
+        "--http-host",
+        type=_checked(parse_host_name),
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a name that requests may give in their Host header, beside the address above and "
+        "localhost; may be repeated",
+    )
+
+
+def _has_web() -> bool:
+    return all(find_spec(name) for name in ("hypercorn", "starlette", "jwt"))
+
+
+def _bind(text: str) -> str:
+    parse_bind(text)
+    return text
+
+
+def _unless_off(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    def parsed(text: str) -> Any:  # noqa: ANN401 - whatever parse gives
+        return None if text == "off" else parse(text)
+
+    return parsed

@@ -112,6 +112,17 @@ def test_a_server_joins_the_public_network_unless_told_otherwise():
     assert ServerConfig.checked(local=True).bootstrap == ()
 
 
+def test_what_a_server_keeps_of_its_own_lies_with_its_log_files_unless_told_otherwise():
+    assert ServerConfig.checked(folder="logs").data == Path("logs/.hyperlog")
+    assert ServerConfig.checked(folder="logs", data="x").data == Path("x")
+
+
+def test_a_library_server_has_neither_http_nor_a_store_unless_asked():
+    config = ServerConfig.checked()
+    assert (config.http, config.store, config.mongo) == (None, None, None)
+    assert ServerConfig.checked(http="[::1]:0").http == ("::1", 0)
+
+
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
@@ -120,6 +131,13 @@ def test_a_server_joins_the_public_network_unless_told_otherwise():
         ({"host": "localhost"}, "no IPv4 address to bind"),
         ({"host": "300.0.0.1"}, "no IPv4 address to bind"),
         ({"bootstrap": ["a"]}, "HOST:PORT"),
+        ({"http": "8787"}, "HOST:PORT"),
+        ({"http": "[::1:80"}, "no address or host name"),
+        ({"http_hosts": ["a b"]}, "no host name"),
+        ({"store": "postgres"}, "'sqlite', 'mongo' or None"),
+        ({"store": "mongo"}, "its address"),
+        ({"mongo": "localhost"}, "mongodb://"),
+        ({"mongo_ttl": 60.0}, "needs the address"),
     ],
 )
 def test_server_settings_that_cannot_be_used_are_refused(settings, reason):

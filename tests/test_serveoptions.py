@@ -9,11 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from hyperlog import serveoptions
 from hyperlog.access import AccessPolicy
+from hyperlog.config import ServerConfig
 from hyperlog.errors import ConfigError
 from hyperlog.limits import ServerLimits
 from hyperlog.serveoptions import add_server_options, server_options
 from hyperlog.sinks.folder import FilePolicy
+from hyperlog.store.policy import StorePolicy
 
 OPERATIONS = (Path(__file__).parent.parent / "docs" / "operations.md").read_text()
 
@@ -35,13 +38,22 @@ def options() -> set[str]:
     }
 
 
-def test_without_options_the_defaults_stand():
+def test_without_options_the_defaults_stand(monkeypatch):
+    monkeypatch.delenv("HYPERLOG_MONGO", raising=False)
     assert parse() == {
         "durability": "write",
         "max_line": 65536,
         "files": FilePolicy(),
         "limits": ServerLimits(),
         "access": AccessPolicy(),
+        "require_token": False,
+        "data": None,
+        "http": "127.0.0.1:8787",
+        "http_hosts": [],
+        "store": "sqlite",
+        "mongo": None,
+        "mongo_ttl": None,
+        "retention": StorePolicy(),
     }
 
 
@@ -50,7 +62,9 @@ def test_options_reach_their_fields():
         "--durability fsync --max-line 32K --rotate-size 10M --rotate-age 1d "
         "--keep-bytes 1G --keep-age 4w --quota off --key-quota 2G --max-keys 5 "
         "--max-connections 7 --max-handshakes off --max-bytes-per-key 1M "
-        "--max-record 2M --allow list --learn 3"
+        "--max-record 2M --allow list --learn 3 --require-token --data d --http off "
+        "--http-host a.example --http-host B.example --store mongo --mongo mongodb://u:p@h/ "
+        "--mongo-ttl 7d --keep-records 30d --keep-record-bytes 2G"
     )
     given = parse(*text.split())
     assert (given["durability"], given["max_line"]) == ("fsync", 32768)
@@ -59,6 +73,34 @@ def test_options_reach_their_fields():
         connections=7, handshakes=None, bytes_per_key=2**20, max_record=2 * 2**20
     )
     assert given["access"] == AccessPolicy(Path("list"), None, 3)
+    assert (given["require_token"], given["data"]) == (True, Path("d"))
+    assert (given["http"], given["http_hosts"]) == (None, ["a.example", "b.example"])
+    assert (given["store"], given["mongo"]) == ("mongo", "mongodb://u:p@h/")
+    assert given["mongo_ttl"] == 7 * 86400
+    assert given["retention"] == StorePolicy(30 * 86400, 2 * 2**30)
+
+
+def test_the_address_of_mongodb_may_come_from_the_environment(monkeypatch):
+    monkeypatch.setenv("HYPERLOG_MONGO", "mongodb://user:secret@db/")
+    assert parse()["mongo"] == "mongodb://user:secret@db/"
+    assert parse("--mongo", "mongodb://other/")["mongo"] == "mongodb://other/"
+    assert "secret" not in repr(ServerConfig.checked(**parse()))
+
+
+def test_a_malformed_address_of_mongodb_is_not_repeated(monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        parse("--mongo", "secret@db")
+    assert "mongodb://" in (told := capsys.readouterr().err)
+    assert "secret" not in told
+    monkeypatch.setenv("HYPERLOG_MONGO", "secret@db")
+    with pytest.raises(ConfigError, match="mongodb://") as caught:
+        parse()
+    assert "secret" not in str(caught.value)
+
+
+def test_without_the_packages_for_it_there_is_no_http_by_default(monkeypatch):
+    monkeypatch.setattr(serveoptions, "find_spec", lambda name: None)
+    assert parse()["http"] is None
 
 
 @pytest.mark.parametrize(
@@ -70,6 +112,11 @@ def test_options_reach_their_fields():
         ("--learn x", "neither"),
         ("--allow a --allow-any", "not allowed with"),
         ("--durability never", "invalid choice"),
+        ("--store postgres", "invalid choice"),
+        ("--http 8787", "HOST:PORT"),
+        ("--http a:65536", "HOST:PORT"),
+        ("--http-host a:80", "no host name"),
+        ("--keep-records 7", "no time"),
     ],
 )
 def test_mistakes_are_told(arguments, text, capsys):
