@@ -1,15 +1,16 @@
 """Service: lets peers in as the list of keys and the limits say, and out when they change.
 
-A peer is at the gate three times: with its handshake, when nothing has been answered yet; when its
-connection is open, for a place among the others; and when it has proved its key, which is when it
-counts for that key and can be learned. Those who prove nothing are cut off after a while, or when
+A peer is at the gate four times: with its handshake, before anything is computed and when nothing
+but addresses are known; then with its key, when nothing has been answered yet; when its connection
+is open, for a place among the others; and when it has proved its key, which is when it counts for
+that key and can be learned. Those who prove nothing are cut off after a while, or when
 others need their place; those whose key was taken off the list within a second.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -29,6 +30,9 @@ class Peer(Protocol):
 
     @property
     def authenticated(self) -> bool: ...
+
+    @property
+    def remote_address(self) -> Address | None: ...
 
     def abort(self) -> None: ...
 
@@ -79,11 +83,14 @@ class Gate:
             access.keys, access.learning, access.refused, self._limiter.statistics()
         )
 
+    def admits(self, client: Address, relay: Address | None) -> bool:
+        """What `DHT.listen` asks first: whether a handshake is to be looked at."""
+        via = None if relay is None else relay[0]
+        return not self._limiter.refuses_handshake(client[0], via, self._clock())
+
     def refuses(self, key: bytes, payload: object, address: Address) -> bool:
         """The firewall of `DHT.listen`: whether a handshake gets no answer."""
-        # The list first: strangers must not use up the handshakes of those who may come.
-        now = self._clock()
-        return self._access.refuses(key, now) or self._limiter.refuses_handshake(address, now)
+        return self._access.refuses(key, self._clock())
 
     def enter(self, key: bytes, connection: Peer) -> Guest | None:
         """Let an open connection in; None if there is no place, and it is to be aborted."""
@@ -104,14 +111,14 @@ class Gate:
         self._guests.pop(guest, None)
         self._limiter.leave(guest.place)
 
-    async def pace(self, guest: Guest, messages: Sequence[bytes]) -> None:
-        """Count what was received, and wait before more is to be read if that was too fast.
+    async def pace(self, guest: Guest, messages: int, size: int) -> None:
+        """Count messages of `size` bytes together, and wait if they came too fast.
 
         A connection that turns out to be one too many of its key is aborted.
         """
         now = self._clock()
         self._prove(guest, now)
-        delay = self._limiter.spend(guest.key, len(messages), sum(map(len, messages)), now)
+        delay = self._limiter.spend(guest.key, messages, size, now)
         if delay > 0:
             await trio.sleep(delay)
 
@@ -150,5 +157,8 @@ class Gate:
             return
         if self._limiter.prove(guest.place, now):
             self._access.proved(guest.key)
+            address = guest.connection.remote_address
+            if address is not None:
+                self._limiter.recognise(address[0])
         else:
             guest.connection.abort()

@@ -4,6 +4,11 @@ Nothing here waits or looks at a clock: `now` is in seconds and comes in. Who ex
 refused, where nothing has been accepted yet, or read more slowly, where records would be lost. Each
 time is counted, and each kind of limit is logged at most once a minute.
 
+Handshakes are counted before it is known whose they are. Their addresses may be forged, that of a
+client by it or by the node that relays for it, that of the node, too. So nobody can use up more
+than a part of what all have together: not one client, not one relaying node, and not all those
+together from whose addresses nobody has come yet.
+
 A connection counts for its key only once the peer has proved that it holds that key. Everybody who
 has seen a handshake can replay it, and must not be able to use up somebody's connections with that.
 """
@@ -12,6 +17,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
+from collections.abc import Hashable
 from dataclasses import dataclass, fields
 from typing import Final
 
@@ -22,6 +28,10 @@ __all__ = ["Complaints", "LimitStatistics", "Limiter", "ServerLimits", "TokenBuc
 logger = logging.getLogger("hyperlog.limits")
 
 MAX_SOURCES: Final = 4096  # addresses whose handshakes are counted
+MAX_RELAYS: Final = 256  # nodes whose relayed handshakes are counted
+MAX_KNOWN: Final = 4096  # addresses that clients with a proved key came from
+RELAY_PART: Final = 0.5  # of all handshakes, for those that one node relays
+STRANGERS_PART: Final = 0.25  # of what was saved up, for addresses that are not known
 MAX_KEYS: Final = 4096  # keys without a connection whose rates are remembered
 COMPLAINT_INTERVAL: Final = 60.0  # s between two log entries of one kind
 BURST_TIME: Final = 2.0  # s; what was not used for so long may be used at once
@@ -40,6 +50,7 @@ class ServerLimits:
     proof_time: float = 20.0
     """s until such a peer is cut off; an idle client's first keep-alive comes after 5"""
     handshakes: float | None = 500.0
+    """each takes 0.5 ms of the processor"""
     handshakes_per_source: float | None = 50.0
     """from one address; a site behind one NAT shares it"""
     records_per_key: float | None = 100_000.0
@@ -63,6 +74,7 @@ class LimitStatistics:
     unproved_connections: int
     """refused because too many waited, or cut off because they waited too long"""
     handshakes: int
+    handshakes_per_relay: int
     handshakes_per_source: int
     rates: int
     """times that a connection was not read for a while"""
@@ -87,10 +99,10 @@ class TokenBucket:
         self.level = min(self.burst, self.level + max(now - self.at, 0.0) * self.rate)
         self.at = now
 
-    def take(self, now: float) -> bool:
-        """Take one, if there is one."""
+    def take(self, now: float, leaving: float = 0.0) -> bool:
+        """Take one, if there is one beyond those that are to be left."""
         self._refill(now)
-        if self.level < 1:
+        if self.level < 1 + leaving:
             return False
         self.level -= 1
         return True
@@ -140,9 +152,33 @@ class _Counts:
     connections_per_key: int = 0
     unproved_connections: int = 0
     handshakes: int = 0
+    handshakes_per_relay: int = 0
     handshakes_per_source: int = 0
     rates: int = 0
     delayed: float = 0.0
+
+
+class _Buckets:
+    """One bucket for each name; the one used longest ago makes room for a new one."""
+
+    def __init__(self, rate: float, burst_time: float, max_buckets: int) -> None:
+        self._rate = rate
+        self._burst_time = burst_time
+        self._max_buckets = max_buckets
+        self._buckets: OrderedDict[Hashable, TokenBucket] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._buckets)
+
+    def take(self, name: Hashable, now: float) -> bool:
+        bucket = self._buckets.get(name)
+        if bucket is None:
+            if len(self._buckets) >= self._max_buckets:
+                self._buckets.popitem(last=False)
+            bucket = self._buckets[name] = _bucket(self._rate, now, self._burst_time)
+        else:
+            self._buckets.move_to_end(name)
+        return bucket.take(now)
 
 
 @dataclass(slots=True, eq=False)
@@ -164,8 +200,15 @@ class Limiter:
         self._connections = 0
         self._unproved = 0
         self._keys: OrderedDict[bytes, _Key] = OrderedDict()
-        self._handshakes: TokenBucket | None = None
-        self._sources: OrderedDict[str, TokenBucket] = OrderedDict()
+        self._handshakes = None if limits.handshakes is None else _bucket(limits.handshakes, 0.0)
+        per_source = limits.handshakes_per_source
+        self._sources = (
+            None if per_source is None else _Buckets(per_source, BURST_TIME, MAX_SOURCES)
+        )
+        self._relays = _Buckets(
+            (limits.handshakes or 0.0) * RELAY_PART, BURST_TIME * STRANGERS_PART, MAX_RELAYS
+        )
+        self._known: OrderedDict[str, None] = OrderedDict()
 
     def statistics(self) -> LimitStatistics:
         counts = self._counts
@@ -182,36 +225,42 @@ class Limiter:
 
     # -- handshakes
 
-    def refuses_handshake(self, address: tuple[str, int], now: float) -> bool:
-        """Whether there are too many, from this address or in all; counts this one."""
-        limits = self.limits
-        # The source first: one that floods must not use up what all have together.
-        if limits.handshakes_per_source is not None:
-            bucket = self._source(address[0], limits.handshakes_per_source, now)
-            if not bucket.take(now):
-                self._counts.handshakes_per_source += 1
-                self.complaints.warn(
-                    "source", f"too many handshakes from {address[0]}: refused for a while", now
-                )
-                return True
-        if limits.handshakes is not None:
-            if self._handshakes is None:
-                self._handshakes = _bucket(limits.handshakes, now)
-            if not self._handshakes.take(now):
-                self._counts.handshakes += 1
-                self.complaints.warn("handshakes", "too many handshakes: some are refused", now)
-                return True
+    def refuses_handshake(self, host: str, relay: str | None, now: float) -> bool:
+        """Whether there are too many; counts this one.
+
+        `host` says to be the client's, `relay` that of the node that passed the handshake on.
+        """
+        counts = self._counts
+        # The narrowest first: who floods must not use up what others have, too. A node may name any
+        # client, so what it relays counts for the two of them.
+        if self._sources is not None and not self._sources.take((host, relay), now):
+            counts.handshakes_per_source += 1
+            self.complaints.warn(
+                "source", f"too many handshakes from {host}: some are refused", now
+            )
+            return True
+        if self._handshakes is None:
+            return False
+        if relay is not None and not self._relays.take(relay, now):
+            counts.handshakes_per_relay += 1
+            self.complaints.warn(
+                "relay", f"too many handshakes through the node {relay}: some are refused", now
+            )
+            return True
+        burst = self._handshakes.burst
+        leaving = 0.0 if host in self._known else burst - max(burst * STRANGERS_PART, 1.0)
+        if not self._handshakes.take(now, leaving):
+            counts.handshakes += 1
+            self.complaints.warn("handshakes", "too many handshakes: some are refused", now)
+            return True
         return False
 
-    def _source(self, host: str, rate: float, now: float) -> TokenBucket:
-        bucket = self._sources.get(host)
-        if bucket is None:
-            if len(self._sources) >= MAX_SOURCES:
-                self._sources.popitem(last=False)
-            bucket = self._sources[host] = _bucket(rate, now)
-        else:
-            self._sources.move_to_end(host)
-        return bucket
+    def recognise(self, host: str) -> None:
+        """A client that has proved its key is there; its handshakes have precedence from now on."""
+        self._known[host] = None
+        self._known.move_to_end(host)
+        if len(self._known) > MAX_KNOWN:
+            self._known.popitem(last=False)
 
     # -- connections
 
@@ -303,5 +352,5 @@ class Limiter:
                     del self._keys[key]
 
 
-def _bucket(rate: float, now: float) -> TokenBucket:
-    return TokenBucket.full(rate, max(rate * BURST_TIME, 1.0), now)
+def _bucket(rate: float, now: float, burst_time: float = BURST_TIME) -> TokenBucket:
+    return TokenBucket.full(rate, max(rate * burst_time, 1.0), now)

@@ -261,7 +261,9 @@ class Server:
                 key_pair=self._key_pair,
             ) as self._dht,
         ):
-            self._listener = await self._dht.listen(firewall=self._gate.refuses)
+            self._listener = await self._dht.listen(
+                firewall=self._gate.refuses, admit=self._gate.admits
+            )
             async with trio.open_nursery() as self._nursery:
                 self._nursery.start_soon(self._wait_first_announcement, self._listener)
                 self._nursery.start_soon(self._gate.watch)
@@ -356,13 +358,15 @@ class Server:
             while conversation.violation is None:
                 await writer.wait_for_room()
                 messages = await connection.receive_many()
-                for start in range(0, len(messages), BATCH):
-                    if start:
-                        await writer.wait_for_room()
-                    batch = messages[start : start + BATCH]
+                count, size = len(messages), sum(map(len, messages))
+                while messages:
+                    batch, messages = messages[:BATCH], messages[BATCH:]
                     writer.add(conversation.receive_messages(batch, time.time()), answerer)
+                    del batch  # up to 16 MiB, while this may wait for as long as the client likes
                     answerer.wake()
-                await self._gate.pace(guest, messages)
+                    if messages:
+                        await writer.wait_for_room()
+                await self._gate.pace(guest, count, size)
         except trio.EndOfChannel:
             pass
         except (trio.BrokenResourceError, trio.ClosedResourceError) as err:

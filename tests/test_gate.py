@@ -21,6 +21,7 @@ class Peer:
 
     authenticated: bool = True
     aborted: bool = False
+    remote_address: tuple[str, int] | None = HERE
 
     def abort(self) -> None:
         self.aborted = True
@@ -75,8 +76,8 @@ async def test_one_connection_too_many_of_a_key_is_ended_once_it_is_proved(watch
     gate = watched(connections_per_key=1)
     replayed, first, second = Peer(authenticated=False), Peer(), Peer()
     guests = [gate.enter(A, peer) for peer in (replayed, first, second)]
-    await gate.pace(guests[1], [b"x"])
-    await gate.pace(guests[2], [b"x"])
+    await gate.pace(guests[1], 1, 1)
+    await gate.pace(guests[2], 1, 1)
     assert (replayed.aborted, first.aborted, second.aborted) == (False, False, True)
 
 
@@ -85,11 +86,11 @@ async def test_a_fast_sender_is_read_at_its_rate(watched, autojump_clock):
     guest = gate.enter(A, Peer())
     begin = trio.current_time()
     for _ in range(120):
-        await gate.pace(guest, [b"x"] * 10)
+        await gate.pace(guest, 10, 10)
     assert trio.current_time() - begin == pytest.approx(10, abs=0.2)  # 1200, less a burst of 200
     other = gate.enter(B, Peer())
     begin = trio.current_time()
-    await gate.pace(other, [b"x"] * 10)
+    await gate.pace(other, 10, 10)
     assert trio.current_time() - begin < 0.01
 
 
@@ -112,24 +113,19 @@ async def test_a_key_taken_off_the_list_loses_its_connections_within_a_second(
     assert gate.statistics().refused_keys == 1
 
 
-async def test_strangers_use_up_nobodys_handshakes(watched, autojump_clock, tmp_path):
-    path = tmp_path / "list"
-    path.write_text(A.hex())
-    gate = watched(AccessPolicy(path), handshakes=5, handshakes_per_source=5)
-    assert all(gate.refuses(B, None, HERE) for _ in range(1000))
-    assert not gate.refuses(A, None, HERE)
+async def test_strangers_leave_handshakes_to_those_who_have_been_here(watched, autojump_clock):
+    gate = watched(handshakes=5, handshakes_per_source=None)
+    guest = gate.enter(A, Peer())
+    await gate.pace(guest, 1, 1)
+    strangers = [(f"198.51.100.{n}", 1) for n in range(100)]
+    assert sum(gate.admits(stranger, None) for stranger in strangers) == 2
+    assert gate.admits(HERE, None)
+    assert gate.admits(HERE, ("203.0.113.1", 1))
+    assert gate.statistics().limits.handshakes == 98
 
 
-async def test_learning_ends_with_the_last_key_and_cuts_the_others_off(
-    watched, autojump_clock, tmp_path
-):
-    gate = watched(AccessPolicy(tmp_path / "list", learn_count=1))
-    silent, client = Peer(authenticated=False), Peer()
-    gate.enter(B, silent)
-    guest = gate.enter(A, client)
-    assert gate.statistics().learning
-    await gate.pace(guest, [b"x"])
-    await trio.sleep(2.1)
-    assert (silent.aborted, client.aborted) == (True, False)
-    assert not gate.statistics().learning
-    assert gate.statistics().allowed_keys == 1
+async def test_who_has_proved_nothing_is_a_stranger(watched, autojump_clock):
+    gate = watched(handshakes=5, handshakes_per_source=None)
+    gate.enter(A, Peer(authenticated=False))
+    await trio.sleep(3)
+    assert sum(gate.admits(HERE, None) for _ in range(100)) == 2

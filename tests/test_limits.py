@@ -13,7 +13,8 @@ from hyperlog.errors import ConfigError
 from hyperlog.limits import Complaints, Limiter, ServerLimits, TokenBucket
 
 A, B = bytes([1]) * 32, bytes([2]) * 32
-HERE = ("192.0.2.1", 1000)
+HERE = "192.0.2.1"
+NODE = "203.0.113.1"
 
 
 @given(
@@ -90,33 +91,74 @@ def test_peers_that_prove_nothing_are_limited():
     assert limiter.enter(B, 0) is not None
 
 
+def strangers(count: int) -> list[str]:
+    return [f"198.51.{n // 256}.{n % 256}" for n in range(count)]
+
+
 def test_handshakes_from_one_address_are_limited_and_leave_the_others_theirs():
-    limiter = Limiter(ServerLimits(handshakes=100, handshakes_per_source=10))
-    refused = sum(limiter.refuses_handshake(HERE, 0.0) for _ in range(1000))
-    assert refused == 980
-    assert not limiter.refuses_handshake(("192.0.2.2", 1), 0.0)
+    limiter = Limiter(ServerLimits(handshakes=1000, handshakes_per_source=10))
+    assert sum(limiter.refuses_handshake(HERE, None, 0.0) for _ in range(1000)) == 980
+    assert not limiter.refuses_handshake("192.0.2.2", None, 0.0)
     assert limiter.statistics().handshakes_per_source == 980
     assert limiter.statistics().handshakes == 0
-    assert not limiter.refuses_handshake(HERE, 0.2)
+    assert not limiter.refuses_handshake(HERE, None, 0.2)
 
 
-def test_handshakes_in_all_are_limited():
+def test_a_node_that_names_others_uses_up_nothing_of_theirs():
+    limiter = Limiter(ServerLimits(handshakes=1000, handshakes_per_source=10))
+    assert sum(limiter.refuses_handshake(HERE, NODE, 0.0) for _ in range(100)) == 80
+    assert not any(limiter.refuses_handshake(HERE, None, 0.0) for _ in range(20))
+    assert not any(limiter.refuses_handshake(HERE, "203.0.113.2", 0.0) for _ in range(20))
+
+
+def test_a_node_relays_no_more_than_half_of_all_handshakes():
     limiter = Limiter(ServerLimits(handshakes=100, handshakes_per_source=10))
-    sources = [(f"198.51.{n // 256}.{n % 256}", 1) for n in range(1000)]
-    assert sum(limiter.refuses_handshake(source, 0.0) for source in sources) == 800
-    assert limiter.statistics().handshakes == 800
+    names = strangers(100)
+    refused = sum(
+        limiter.refuses_handshake(name, NODE, tenth / 10) for tenth in range(100) for name in names
+    )
+    assert 10_000 - refused == pytest.approx(25 + 9.9 * 50, abs=2)
+    statistics = limiter.statistics()
+    assert statistics.handshakes_per_relay + statistics.handshakes_per_source == refused
+    assert statistics.handshakes == 0
+    assert not any(limiter.refuses_handshake(name, None, 9.0) for name in names[:40])
+
+
+def test_handshakes_of_strangers_are_limited_and_leave_some_to_known_addresses():
+    limiter = Limiter(ServerLimits(handshakes=100, handshakes_per_source=10))
+    limiter.recognise(HERE)
+    passed = sum(not limiter.refuses_handshake(name, None, 0.0) for name in strangers(1000))
+    assert passed == 50  # a quarter of what is saved up in 2 s
+    assert limiter.statistics().handshakes == 950
+    assert not any(limiter.refuses_handshake(HERE, None, 0.0) for _ in range(20))
+    passed = sum(not limiter.refuses_handshake(name, None, 0.5) for name in strangers(1000))
+    assert passed == 30  # at the full rate, once those 20 are made up for
+
+
+@pytest.mark.parametrize("rate", [0.1, 1, 5])
+def test_the_smallest_limit_lets_strangers_in(rate):
+    limiter = Limiter(ServerLimits(handshakes=rate))
+    assert not limiter.refuses_handshake(HERE, None, 0.0)
+    assert not limiter.refuses_handshake(HERE, NODE, 10.0)
 
 
 def test_remembered_addresses_and_keys_are_bounded(monkeypatch):
     monkeypatch.setattr(limits, "MAX_SOURCES", 50)
+    monkeypatch.setattr(limits, "MAX_RELAYS", 50)
+    monkeypatch.setattr(limits, "MAX_KNOWN", 50)
     monkeypatch.setattr(limits, "MAX_KEYS", 50)
     limiter = Limiter(ServerLimits(connections=5))
     held = limiter.enter(A, 0)
     limiter.prove(held, 0)
     for n in range(1000):
-        limiter.refuses_handshake((f"198.51.{n // 256}.{n % 256}", 1), 0.0)
+        host = f"198.51.{n // 256}.{n % 256}"
+        limiter.refuses_handshake(host, None, 0.0)
+        limiter.refuses_handshake(HERE, host, 0.0)
+        limiter.recognise(host)
         limiter.spend(n.to_bytes(32, "big"), 1, 1, 0.0)
     assert len(limiter._sources) <= 50
+    assert len(limiter._relays) <= 50
+    assert len(limiter._known) <= 50
     assert len(limiter._keys) <= 56
     limiter.leave(held)
 
@@ -146,7 +188,7 @@ def test_without_limits_nothing_is_refused():
             handshakes=None, handshakes_per_source=None, records_per_key=None, bytes_per_key=None
         )
     )
-    assert not any(limiter.refuses_handshake(HERE, 0.0) for _ in range(10_000))
+    assert not any(limiter.refuses_handshake(HERE, None, 0.0) for _ in range(10_000))
     assert limiter.spend(A, 10**9, 10**12, 0.0) == 0
 
 

@@ -7,7 +7,7 @@ that receives, out of what the stream below has collected.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -62,11 +62,14 @@ class Connection(trio.abc.Channel[bytes]):
         self.handshake_hash = handshake_hash
         self.is_initiator = is_initiator
         self.path = path
+        self.on_authenticated: Callable[[], None] | None = None
+        """Called once, when the peer has proved that it holds `remote_public_key`."""
         self._stream = stream
         self._secret = secret
         self._messages: deque[bytes] = deque()
         self._unordered: deque[bytes] = deque(maxlen=MAX_UNORDERED)
         self._unordered_lot = trio.lowlevel.ParkingLot()
+        self._held_since = trio.current_time()
         self._broken: RemoteProtocolError | None = None
         self._closed_here = False
         self._send_conflict = OneTask("sending on")
@@ -120,6 +123,29 @@ class Connection(trio.abc.Channel[bytes]):
     @property
     def closed(self) -> bool:
         return self._stream.finished
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory that what the peer has sent counts for until it is received."""
+        return (
+            self._stream.core.held_bytes
+            + self._secret.held_bytes
+            + sum(map(len, self._messages))
+            + sum(map(len, self._unordered))
+        )
+
+    @property
+    def held_since(self) -> float:
+        """When the peer began the message that it has not completed yet, in trio's time."""
+        return self._held_since
+
+    def set_receive_window(self, window: int) -> None:
+        """Let the peer send so many bytes ahead of what is received."""
+        self._stream.set_receive_window(window)
+
+    def copy_views(self) -> None:
+        """Let go of larger buffers that unread bytes are views of."""
+        self._stream.core.copy_views()
 
     def statistics(self) -> ConnectionStatistics:
         return ConnectionStatistics(
@@ -224,10 +250,16 @@ class Connection(trio.abc.Channel[bytes]):
         chunks = self._stream.take(READ_CHUNK)
         if not chunks:
             return
+        begins = not self._secret.held_bytes
         try:
             messages = self._secret.receive(chunks)
         except RemoteProtocolError:
             messages = []
+        if messages or begins:
+            self._held_since = trio.current_time()
+        if self.on_authenticated is not None and self._secret.authenticated:
+            self.on_authenticated()
+            self.on_authenticated = None
         self._messages.extend(messages)
         self._messages_received += len(messages)
         if self._secret.error is not None:
@@ -304,12 +336,15 @@ class Connection(trio.abc.Channel[bytes]):
         """Deliver what was sent and end both directions; UDXStream.aclose tells how long."""
         self._closed_here = True
         self._messages.clear()
+        self._secret.discard()
         self._unordered_lot.unpark_all()
         await self._stream.aclose()
 
     def abort(self) -> None:
-        """End at once: the peer sees a reset."""
+        """End at once: the peer sees a reset, and what was not received is forgotten."""
         self._closed_here = True
         self._messages.clear()
+        self._unordered.clear()
+        self._secret.discard()
         self._stream.destroy()
         self._unordered_lot.unpark_all()

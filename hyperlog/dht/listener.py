@@ -35,6 +35,7 @@ from hyperlog.dht.errors import RemoteProtocolError
 from hyperlog.dht.holepuncher import ServerPunch
 from hyperlog.dht.interfaces import is_private, local_addresses, match_address
 from hyperlog.dht.keys import KeyPair
+from hyperlog.dht.memory import UNPROVED_WINDOW
 from hyperlog.dht.noise.secretstream import SecretStreamCore
 from hyperlog.dht.sockets import CLIENT, SERVER
 from hyperlog.dht.streams import UDXStream
@@ -43,12 +44,15 @@ if TYPE_CHECKING:
     from hyperlog.dht.hyperdht import DHT
     from hyperlog.dht.node import IncomingRequest
 
-__all__ = ["Firewall", "Listener", "ListenerStatistics"]
+__all__ = ["Admit", "Firewall", "Listener", "ListenerStatistics"]
 
 logger = logging.getLogger("hyperlog.dht.listener")
 
 Firewall = Callable[[bytes, NoisePayload, Address], bool]
 """firewall(remote_public_key, payload, address): True refuses, the peer gets no answer at all."""
+
+Admit = Callable[[Address, Address | None], bool]
+"""admit(client, relay): False drops a handshake of which nothing else is known yet."""
 
 MAX_HANDSHAKES: Final = 1024  # remembered at a time
 MAX_PUNCHES: Final = 128  # at a time; each holds a socket
@@ -81,6 +85,9 @@ class ListenerStatistics:
     announced_to: int
     """nodes that hold our record"""
     handshakes: int
+    """that were computed"""
+    held_off: int
+    """before that, by `admit`; their senders try again"""
     refused: int
     """by the firewall"""
     dropped: int
@@ -93,6 +100,7 @@ class ListenerStatistics:
 @dataclass(slots=True)
 class _Counts:
     handshakes: int = 0
+    held_off: int = 0
     refused: int = 0
     dropped: int = 0
     failed: int = 0
@@ -112,12 +120,19 @@ class Listener(trio.abc.Listener[Connection]):
     """Connections to one key pair; made by `DHT.listen`, an async iterator through `accept`."""
 
     def __init__(
-        self, dht: DHT, key_pair: KeyPair, *, firewall: Firewall | None, share_local_address: bool
+        self,
+        dht: DHT,
+        key_pair: KeyPair,
+        *,
+        firewall: Firewall | None,
+        admit: Admit | None,
+        share_local_address: bool,
     ) -> None:
         self.key_pair = key_pair
         self.announcer = Announcer(dht.node, key_pair)
         self._dht = dht
         self._firewall = firewall
+        self._admit = admit
         self._share_local_address = share_local_address
         self._table = _Table()
         self._counts = _Counts()
@@ -142,6 +157,7 @@ class Listener(trio.abc.Listener[Connection]):
         return ListenerStatistics(
             announced_to=len(self.announcer.relays),
             handshakes=counts.handshakes,
+            held_off=counts.held_off,
             refused=counts.refused,
             dropped=counts.dropped,
             failed=counts.failed,
@@ -244,6 +260,9 @@ class Listener(trio.abc.Listener[Connection]):
         # A client sends the same bytes through several nodes: one handshake, one answer.
         handshake = self._table.by_noise.get(message.noise)
         if handshake is None:
+            if not self._admits(message, request):
+                self._counts.held_off += 1
+                return
             try:
                 handshake = self._shake_hands(message, request)
             except RemoteProtocolError as err:
@@ -294,7 +313,7 @@ class Listener(trio.abc.Listener[Connection]):
         else:
             error = ERROR_NONE
         own = self._dht.remote_address()
-        stream = self._dht.create_stream() if error == ERROR_NONE else None
+        stream = self._dht.create_stream(UNPROVED_WINDOW) if error == ERROR_NONE else None
         handshake.number = self._table.next_number
         self._table.next_number = (self._table.next_number + 1) & 0xFFFFFFFF
         self._table.by_number[handshake.number] = handshake
@@ -319,6 +338,17 @@ class Listener(trio.abc.Listener[Connection]):
         handshake.stream = stream
         self._prepare_stream(handshake, responder, payload, message, request)
         return handshake
+
+    def _admits(self, message: Handshake, request: IncomingRequest) -> bool:
+        if self._admit is None:
+            return True
+        try:
+            if message.peer_address is None:
+                return self._admit(request.address, None)
+            return self._admit(message.peer_address, request.address)
+        except Exception:
+            logger.exception("the admit callback failed; the handshake is dropped")
+            return False
 
     def _refuses(self, key: bytes, payload: NoisePayload, address: Address) -> bool:
         if self._firewall is None:
@@ -429,6 +459,7 @@ class Listener(trio.abc.Listener[Connection]):
             is_initiator=False,
             path=path,
         )
+        self._dht.memory.add(connection, trio.current_time())
         handshake.opening = connection
         self._nursery.start_soon(self._hand_over, handshake, connection)
 

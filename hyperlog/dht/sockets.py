@@ -40,6 +40,8 @@ LINGER: Final = 3.0  # s that a pool socket outlives its stream, hyperdht lib/so
 MAX_LINGERING: Final = 64  # pool sockets
 MAX_STALE_TIMERS: Final = 1024  # entries of the heap that are kept without use
 MAX_FLUSH_ROUNDS: Final = 16  # calls of datagrams_to_send before other streams get their turn
+VOLUME: Final = 8 * 1024 * 1024  # bytes received between two calls of on_volume
+DATAGRAM_COST: Final = 256  # bytes that the smallest datagram may take up in memory
 
 UDX_MAGIC: Final = b"\xff\x01"
 STREAM_ID = struct.Struct("<4xI")
@@ -102,10 +104,13 @@ class Sockets:
         self._pump_scope: trio.CancelScope | None = None
         self._backlog: deque[tuple[int, Address, list[bytes]]] = deque()
         self._received = 0
+        self._volume = 0
         self._ignored = 0
         self._dropped = 0
         self.on_rpc: Callable[[list[tuple[bytes, Address, int]]], None] = lambda batch: None
         """Called with every drained batch of dht-rpc datagrams: (data, source, local socket)."""
+        self.on_volume: Callable[[float], None] = lambda now: None
+        """Called with the time whenever VOLUME bytes more have been received."""
         self.on_probe: dict[int, Callable[[Address], None]] = {}
         """By pool socket: called with the source of each hole punch probe."""
 
@@ -392,8 +397,11 @@ class Sockets:
         streams = self._streams
         touched: dict[int, StreamHandler] = {}
         rpc: list[tuple[bytes, Address, int]] = []
+        volume = 0
         for data, address in batch:
-            if len(data) >= 20 and data[:2] == UDX_MAGIC:
+            size = len(data)
+            volume += size
+            if size >= 20 and data[:2] == UDX_MAGIC:
                 (stream_id,) = STREAM_ID.unpack_from(data)
                 stream = streams.get(stream_id)
                 if stream is not None:
@@ -401,9 +409,9 @@ class Sockets:
                     touched[stream_id] = stream
                 else:
                     self._answer_closed(data, index, now)
-            elif len(data) >= 2 and data[0] in RPC_FIRST_BYTES:
+            elif size >= 2 and data[0] in RPC_FIRST_BYTES:
                 rpc.append((bytes(data), address, index))
-            elif len(data) == 1 and index in self.on_probe:
+            elif size == 1 and index in self.on_probe:
                 self.on_probe[index](address)
             else:
                 self._ignored += 1
@@ -412,6 +420,10 @@ class Sockets:
             self.flush(stream_id, now)
         if rpc:
             self.on_rpc(rpc)
+        self._volume += volume + DATAGRAM_COST * len(batch)
+        if self._volume >= VOLUME:
+            self._volume = 0
+            self.on_volume(now)
 
     def _answer_closed(self, data: bytes | memoryview, index: int, now: float) -> None:
         answer = self._closed.receive_datagram(data, now)

@@ -184,6 +184,11 @@ class UDXStream(trio.abc.HalfCloseableStream):
         self.core.set_keep_alive(interval, now)
         self._sockets.mark_dirty(self.core.local_id)
 
+    def set_receive_window(self, window: int) -> None:
+        """Let the peer send so many bytes ahead of the reader."""
+        self.core.set_receive_window(window)
+        self._sockets.mark_dirty(self.core.local_id)  # the peer may wait for a larger one
+
     # -- life -------------------------------------------------------------------------------------
 
     def connect(self, socket: int, remote_id: int, address: Address) -> None:
@@ -194,7 +199,11 @@ class UDXStream(trio.abc.HalfCloseableStream):
         self._sockets.mark_dirty(self.core.local_id)
 
     def destroy(self) -> None:
-        """End at once: the peer sees a reset, unless both sides had ended already."""
+        """End at once: the peer sees a reset, unless both sides had ended already.
+
+        What was not read is forgotten.
+        """
+        self.core.discard()
         if self._finished:
             return
         self._closed_here = self._destroyed = True

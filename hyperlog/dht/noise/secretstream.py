@@ -108,6 +108,15 @@ class SecretStreamCore:
         """
         return self._opener is not None
 
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of a frame of the peer that is not complete."""
+        return len(self._partial)
+
+    def discard(self) -> None:
+        """Forget the incomplete frame: nothing more will be received."""
+        self._partial = bytearray()
+
     # Writing
 
     def hello(self) -> bytes:

@@ -9,6 +9,9 @@ that fill the gap are accepted up to twice the window, because refusing those wo
 for good (a JavaScript sender does not count lost packets as in flight, so it may overshoot by that
 much).
 
+The window may change at any time. What was advertised once stays acceptable: a peer that goes by an
+older packet is no attacker.
+
 Spec: docs/protocol/udx.md sections 5, 9 and 13.
 """
 
@@ -54,9 +57,18 @@ class ReceiveBuffer:
         # The held seqs as ascending ranges [start, end).
         self._starts: list[int] = []
         self._ends: list[int] = []
+        self._set_limits(window)
+
+    def _set_limits(self, window: int) -> None:
         self._out_of_order_limit = window + WINDOW_SLACK
         self._in_order_limit = 2 * window + WINDOW_SLACK
         self._seq_span = max(MIN_SEQ_SPAN, 2 * window // MIN_CHUNK_CHARGE)
+
+    def resize(self, window: int) -> None:
+        """Advertise another window from now on; limits only ever grow."""
+        self.window = window
+        if 2 * window + WINDOW_SLACK > self._in_order_limit:
+            self._set_limits(window)
 
     @property
     def has_gap(self) -> bool:
@@ -64,11 +76,16 @@ class ReceiveBuffer:
         return bool(self._held)
 
     @property
-    def free_window(self) -> int:
-        """Bytes to advertise, 0 … `window`."""
+    def charge(self) -> int:
+        """Bytes of memory that unread data counts for."""
         charge = MIN_CHUNK_CHARGE * (len(self._chunks) + len(self._held))
         used = self.readable_bytes + self.held_bytes
-        return max(0, self.window - (used if used > charge else charge))
+        return used if used > charge else charge
+
+    @property
+    def free_window(self) -> int:
+        """Bytes to advertise, 0 … `window`."""
+        return max(0, self.window - self.charge)
 
     def append(self, payload: bytes | memoryview) -> bool:
         """Take the payload of packet `next_seq` and step over it; False if it does not fit."""
@@ -155,9 +172,22 @@ class ReceiveBuffer:
         self.readable_bytes -= max_bytes - left
         return taken
 
+    def copy_views(self) -> None:
+        """Replace views by copies: a view keeps all of what one system call received in memory.
+
+        That may be 64 KiB for a view of 256 bytes. Readers that keep up never pay for a copy.
+        """
+        self._chunks = deque(map(bytes, self._chunks))
+
     def drop_held(self) -> None:
         """Forget the packets beyond the gap: it will not be filled any more."""
         self._held.clear()
         self._starts.clear()
         self._ends.clear()
         self.held_bytes = 0
+
+    def drop_all(self) -> None:
+        """Forget also what is in order: nobody will read it."""
+        self.drop_held()
+        self._chunks.clear()
+        self.readable_bytes = 0

@@ -84,14 +84,27 @@ class Receiver:
         self._messages -= 1
         self._message_bytes -= len(message.data)
 
+    @property
+    def charge(self) -> int:
+        """Bytes of memory that unread data and messages count for."""
+        return self.buffer.charge + self._message_bytes
+
     def read(self, max_bytes: int | None) -> list[bytes | memoryview]:
         """Remove in-order chunks; an acknowledgement becomes due when that reopens the window."""
-        buffer = self.buffer
-        chunks = buffer.read(max_bytes)
+        chunks = self.buffer.read(max_bytes)
+        self._tell_window()
+        return chunks
+
+    def resize(self, window: int) -> None:
+        """Advertise another window; an acknowledgement becomes due when that is far larger."""
+        self.buffer.resize(window)
+        self._tell_window()
+
+    def _tell_window(self) -> None:
         # Most reads find a wide window: the peer needs to hear only of one that was nearly shut.
+        buffer = self.buffer
         if self.advertised * 4 < buffer.window and buffer.free_window * 2 >= buffer.window:
             self.ack_due = True
-        return chunks
 
     def sack_area(self) -> bytes:
         """The SACK blocks of an acknowledgement, empty when there is no gap."""

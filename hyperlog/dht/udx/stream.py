@@ -204,6 +204,29 @@ class UDXStreamCore:
             self._finish_if_done()
         return chunks
 
+    def set_receive_window(self, window: int) -> None:
+        """Advertise another receive window, in bytes, from now on."""
+        if not self.closed:
+            self._receiver.resize(window)
+
+    @property
+    def receive_window(self) -> int:
+        """Bytes that the peer may send ahead of the reader."""
+        return self._receiver.buffer.window
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory that what the peer has sent counts for until it is read."""
+        return self._receiver.charge
+
+    def copy_views(self) -> None:
+        """Let go of the receive buffers that unread chunks are views of."""
+        self._receiver.buffer.copy_views()
+
+    def discard(self) -> None:
+        """Forget what was not read: nobody will."""
+        self._receiver.buffer.drop_all()
+
     def next_event(self) -> Event | None:
         """Remove and return the oldest event, None when there is none."""
         if not self._events:
