@@ -1,4 +1,4 @@
-"""The `hyperlog` command: serve, send, flush-spool, token, testnet, keygen.
+"""The `hyperlog` command: serve, send, flush-spool, token, user, testnet, keygen.
 
 stdout carries data, stderr talk. Exit status: 0 done, 1 failed, 2 wrong usage.
 """
@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 
 import trio
 
+from hyperlog.accounts import add_user_commands, run_user_command
 from hyperlog.config import (
     DEFAULT_FOLDER,
     DEFAULT_HOST,
@@ -99,7 +100,15 @@ def build_parser() -> argparse.ArgumentParser:
         "-v", "--verbose", action="count", default=0, help="log more to stderr; twice: everything"
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for add in (_add_serve, _add_send, _add_flush_spool, _add_token, _add_testnet, _add_keygen):
+    for add in (
+        _add_serve,
+        _add_send,
+        _add_flush_spool,
+        _add_token,
+        _add_user,
+        _add_testnet,
+        _add_keygen,
+    ):
         add(commands, shared)
     return parser
 
@@ -246,15 +255,25 @@ def _add_token(commands: Any, shared: argparse.ArgumentParser) -> None:  # noqa:
         "which application a client is of, or read records. A running server takes notice of "
         "changes within a second.",
     )
-    place = argparse.ArgumentParser(add_help=False)
-    place.add_argument(
+    add_token_commands(parser, [shared, _data_options()])
+    parser.set_defaults(run=_token)
+
+
+def _add_user(commands: Any, shared: argparse.ArgumentParser) -> None:  # noqa: ANN401 - private type
+    parser = commands.add_parser("user", help="add and remove users of the control panel")
+    add_user_commands(parser, [shared, _data_options()])
+    parser.set_defaults(run=_user)
+
+
+def _data_options() -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(add_help=False)
+    options.add_argument(
         "--folder", type=Path, default=DEFAULT_FOLDER, help="the server's logs (default: ./logs)"
     )
-    place.add_argument(
+    options.add_argument(
         "--data", type=Path, help="the server's data (default: .hyperlog in the folder of the logs)"
     )
-    add_token_commands(parser, [shared, place])
-    parser.set_defaults(run=_token)
+    return options
 
 
 def _add_testnet(commands: Any, shared: argparse.ArgumentParser) -> None:  # noqa: ANN401 - private type
@@ -343,6 +362,10 @@ def _flush_spool(options: argparse.Namespace) -> int:
 
 def _token(options: argparse.Namespace) -> int:
     return run_token_command(options, options.data or options.folder / DATA_NAME)
+
+
+def _user(options: argparse.Namespace) -> int:
+    return run_user_command(options, options.data or options.folder / DATA_NAME)
 
 
 def _testnet(options: argparse.Namespace) -> int:

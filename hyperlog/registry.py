@@ -1,7 +1,7 @@
-"""The server's own small database: the secrets that sign application tokens, and who got which.
+"""The server's own small database: secrets that sign tokens, tokens, users and their logins.
 
-One SQLite file of mode 0600 beside the stores. The server reads it, the `hyperlog token` command
-writes it, at the same time if need be: whoever has it open notices what others have changed.
+One SQLite file of mode 0600 beside the stores. The server and the commands `hyperlog token` and
+`hyperlog user` use it at the same time: whoever has it open notices what others have changed.
 """
 
 from __future__ import annotations
@@ -38,6 +38,20 @@ CREATE TABLE token (
     issued_at INTEGER NOT NULL,
     expires_at INTEGER,
     revoked_at INTEGER
+) WITHOUT ROWID;
+CREATE TABLE user (
+    name TEXT PRIMARY KEY,
+    role TEXT NOT NULL,
+    password TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    changed_at INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE login (
+    digest BLOB PRIMARY KEY,
+    user TEXT NOT NULL REFERENCES user (name) ON DELETE CASCADE,
+    source TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    seen_at INTEGER NOT NULL
 ) WITHOUT ROWID;
 """
 
