@@ -10,8 +10,9 @@ to which hyperlog adds `line` and `column` at the end of `caller`, and `parentOb
 `object`) at the end of the message. `id`, `props` and `object.props` are null when there are none;
 `caller.props` and the additions are left out.
 
-A server's line is `{time, userId, …the message}` or `{time, note}`. The server's own keys cannot be
-taken by a client: `time`, `userId`, `note`, `gap` and `key` in a message are written as
+A server's line is `{time, userId, …the message}` or `{time, note}`; behind `userId` or `time` stand
+`app` and `instance` of a sender that told its application. The server's own keys cannot be taken by
+a client: `time`, `userId`, `app`, `instance`, `note`, `gap` and `key` in a message are written as
 `clientTime`, `clientUserId`, … (and lose to a key that has that name already). Lines are fit for
 terminals: control characters, bidirectional marks and line separators are written as JSON escapes.
 
@@ -24,6 +25,7 @@ Source: hypertrace-logger client.js, server.js; docs/protocol/trace-protocol.md 
 
 from __future__ import annotations
 
+import hashlib
 import re
 import time
 from collections.abc import Mapping
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from hyperlog.trace import CallSite, Trace, TracedObject
 
 __all__ = [
+    "DEFAULT_APPLICATION",
     "ClientRecord",
     "Gap",
     "TraceCaller",
@@ -50,7 +53,9 @@ __all__ = [
     "encode_gap",
     "encode_trace",
     "gap_line",
+    "instance_source",
     "iso_time",
+    "line_tags",
     "note_line",
     "parse_client_message_untrusted",
     "record_line",
@@ -64,11 +69,14 @@ MAX_HALF_PAIRS = 10_000  # of surrogates in a message that are mended, some ms
 MAX_SESSION_ID = 128  # characters; the JavaScript client sends up to 18 digits
 MAX_NUMBER = 2**53 - 1  # JavaScript's largest exact integer
 MAX_NAME = 256  # characters of a class, function or user name
+DEFAULT_APPLICATION = "default"  # of senders that name none
 MAX_REASON = 64  # characters of a gap's reason
 
 _RESERVED = {
     "time": "clientTime",
     "userId": "clientUserId",
+    "app": "clientApp",
+    "instance": "clientInstance",
     "note": "clientNote",
     "gap": "clientGap",
     "key": "clientKey",
@@ -275,6 +283,8 @@ class _Message(Struct, rename="camel", gc=False):
     note: Raw | UnsetType = UNSET
     time: Raw | UnsetType = UNSET
     user_id: Raw | UnsetType = UNSET
+    app: Raw | UnsetType = UNSET
+    instance: Raw | UnsetType = UNSET
     gap: Raw | UnsetType = UNSET
     key: Raw | UnsetType = UNSET
 
@@ -388,7 +398,10 @@ def _claimed_gap(message: _Message, raw: Raw) -> Gap | None:
 
 
 def _tail(data: bytes, message: _Message) -> bytes:
-    if not (message.time is message.user_id is message.note is message.gap is message.key is UNSET):
+    if not (
+        message.time is message.user_id is message.app is message.instance is UNSET
+        and message.note is message.gap is message.key is UNSET
+    ):
         data = _without_reserved_keys(data)
     return _printable(data.strip(b" \t\r\n"))[1:]
 
@@ -484,16 +497,33 @@ def user_id_untrusted(props: bytes, fallback: str, short_key: str) -> bytes:
     return _printable(_encode(f"{name}___{short_key}"))
 
 
-def record_line(record: ClientRecord, time: str, user_id: bytes) -> bytes:
-    """The line of a record, without its newline; `time` is from `iso_time`."""
-    return b'{"time":"%b","userId":%b,%b' % (time.encode(), user_id, record.tail)
+def instance_source(application: str, instance: str) -> bytes:
+    """The 32 bytes that stand for a sender without a public key: names of any kind become the name
+    of a log file that leads nowhere else and is nobody else's."""
+    names = b"\0".join((b"hyperlog instance", application.encode(), instance.encode()))
+    return hashlib.blake2b(names, digest_size=32).digest()
 
 
-def note_line(note: str, time: str) -> bytes:
+def line_tags(application: str, instance: str) -> bytes:
+    """The members of a line that tell who sent it, with a comma at the end."""
+    return _printable(_encode({"app": application, "instance": instance}))[1:-1] + b","
+
+
+def record_line(record: ClientRecord, time: str, user_id: bytes, tags: bytes = b"") -> bytes:
+    """The line of a record, without its newline; `time` is from `iso_time`, `tags` are from
+    `line_tags` or b""."""
+    return b'{"time":"%b","userId":%b,%b%b' % (time.encode(), user_id, tags, record.tail)
+
+
+def note_line(note: str, time: str, tags: bytes = b"") -> bytes:
     """The line of a server's note, without its newline."""
-    return _printable(_encode({"time": time, "note": safe_text(note)}))
+    return _tagged(time, tags, _encode({"note": safe_text(note)}))
 
 
-def gap_line(gap: Gap, time: str) -> bytes:
+def gap_line(gap: Gap, time: str, tags: bytes = b"") -> bytes:
     """The line that tells of records lost on their way, without its newline."""
-    return _printable(_encode({"time": time, "note": gap.text, "gap": gap}))
+    return _tagged(time, tags, _encode({"note": gap.text, "gap": gap}))
+
+
+def _tagged(time: str, tags: bytes, members: bytes) -> bytes:
+    return b'{"time":"%b",%b%b' % (time.encode(), tags, _printable(members)[1:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import time
@@ -26,7 +27,9 @@ from hyperlog.records import (
     encode_gap,
     encode_trace,
     gap_line,
+    instance_source,
     iso_time,
+    line_tags,
     note_line,
     parse_client_message_untrusted,
     record_line,
@@ -566,3 +569,60 @@ def test_the_reason_of_a_gap_is_bounded():
     line = gap_line(parse_client_message_untrusted(data).gap, iso_time(NOW))
     assert len(line) < 2000
     assert line.isascii()
+
+
+# -- who sent it
+
+
+def test_a_line_tells_application_and_instance_behind_time_and_user():
+    record = parse_client_message_untrusted(
+        json.dumps({"traceSessionId": "1", "traceNumber": 0, "object": {}, "caller": {}}).encode()
+    )
+    tags = line_tags("cerco", 'a"2\\b5')
+    for line, names in [
+        (record_line(record, iso_time(NOW), b'"u"', tags), ["time", "userId", "app", "instance"]),
+        (note_line("n", iso_time(NOW), tags), ["time", "app", "instance", "note"]),
+        (gap_line(Gap("1", 0, 1, 2, "r"), iso_time(NOW), tags), ["time", "app", "instance"]),
+    ]:
+        members = json.loads(line)
+        assert list(members)[: len(names)] == names
+        assert (members["app"], members["instance"]) == ("cerco", 'a"2\\b5')
+
+
+def test_a_client_cannot_say_in_a_record_whose_it_is():
+    data = json.dumps(
+        {
+            "app": "bank",
+            "traceSessionId": "1",
+            "traceNumber": 0,
+            "object": {},
+            "caller": {},
+            "instance": ["x"],
+        }
+    ).encode()
+    line = record_line(
+        parse_client_message_untrusted(data), iso_time(NOW), b'"u"', line_tags("cerco", "1")
+    )
+    members = json.loads(line)
+    assert (members["app"], members["instance"]) == ("cerco", "1")
+    assert (members["clientApp"], members["clientInstance"]) == ("bank", ["x"])
+    assert line.count(b'"app"') == line.count(b'"instance"') == 1
+
+
+@given(st.text(st.characters(codec="utf-8")), st.text(st.characters(codec="utf-8")))
+def test_tags_are_fit_for_terminals_and_read_back(application, instance):
+    tags = line_tags(application, instance)
+    assert json.loads(b"{" + tags[:-1] + b"}") == {"app": application, "instance": instance}
+    assert not any(unicodedata.category(char) in ("Cc", "Zl", "Zp") for char in tags.decode())
+    assert not any(unicodedata.bidirectional(char) in BIDI_CONTROLS for char in tags.decode())
+
+
+def test_senders_without_a_key_have_sources_of_their_own():
+    names = ["a", "b", "ab", "a b", "../../x", "\u00e9", "e\u0301", "A"]
+    sources = {instance_source(one, other) for one in names for other in names}
+    assert len(sources) == len(names) ** 2
+    assert {len(source) for source in sources} == {32}
+    assert (
+        instance_source("cerco", "a2b5").hex()
+        == hashlib.blake2b(b"hyperlog instance\0cerco\0a2b5", digest_size=32).hexdigest()
+    )

@@ -24,7 +24,10 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 __all__ = ["cut_line"]
 
 IDENTITY: Final = frozenset(
-    ("time", "userId", "note", "gap", "traceTimestamp", "traceSessionId", "traceNumber", "id")
+    (
+        *("time", "userId", "app", "instance", "note", "gap"),
+        *("traceTimestamp", "traceSessionId", "traceNumber", "id", "level", "logger"),
+    )
 )
 MAX_IDENTITY: Final = 2048  # bytes of all these values together that are never cut
 MAX_MEMBERS: Final = 64 * 1024  # of an object or array that is opened, up to 10 ms
@@ -43,6 +46,8 @@ class _Known(Struct, rename="camel", gc=False):
 
     time: Raw | UnsetType = UNSET
     user_id: Raw | UnsetType = UNSET
+    app: Raw | UnsetType = UNSET
+    instance: Raw | UnsetType = UNSET
     note: Raw | UnsetType = UNSET
     gap: Raw | UnsetType = UNSET
     trace_timestamp: Raw | UnsetType = UNSET
@@ -53,6 +58,11 @@ class _Known(Struct, rename="camel", gc=False):
     object: Raw | UnsetType = UNSET
     caller: Raw | UnsetType = UNSET
     parent_object: Raw | UnsetType = UNSET
+    level: Raw | UnsetType = UNSET
+    logger: Raw | UnsetType = UNSET
+    message: Raw | UnsetType = UNSET
+    attributes: Raw | UnsetType = UNSET
+    exception: Raw | UnsetType = UNSET
 
 
 _decode_known = msgspec.json.Decoder(_Known).decode
