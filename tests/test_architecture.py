@@ -100,6 +100,9 @@ ARROWS: dict[str, set[str]] = {
     },
     "storing": {"sinks", "store"},
     "web": {
+        "users",
+        "throttle",
+        "registry",
         "connections",
         "control",
         "intake",
