@@ -100,9 +100,9 @@ def number_text(number: float) -> str:
         try:
             return str(number)
         except ValueError:  # more digits than Python converts
-            return "1e9999" if number > 0 else "-1e9999"
+            return "1e+9999" if number > 0 else "-1e+9999"
     text = repr(number)
-    return text.replace("inf", "1e9999")
+    return text.replace("inf", "1e+9999")
 
 
 def _values(record: StoredRecord, members: dict[str, Any]) -> list[str]:
