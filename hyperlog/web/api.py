@@ -1,0 +1,439 @@
+"""Questions about records, and about who is connected.
+
+A token for one application sees the records of that bucket alone, whatever it asks.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import msgspec
+import trio
+from msgspec import Raw
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import Response
+
+from hyperlog.errors import QueryError, StoreUnavailable
+from hyperlog.quantities import parse_duration
+from hyperlog.errors import ConfigError
+from hyperlog.store.answers import Page, Store, Top
+from hyperlog.store.language import parse
+from hyperlog.store.levels import LEVEL_NAMES, level_of_name
+from hyperlog.store.query import And, Compare, Expression, Query
+from hyperlog.store.records import StoredRecord
+from hyperlog.store.times import ms_iso, parse_time
+from hyperlog.tokens import EVERY_APPLICATION
+from hyperlog.web.auth import claims_of, readable_bucket, service_of
+from hyperlog.web.endpoint import Answer, Arguments, Endpoint, Parameter, arguments_of
+from hyperlog.web.problems import Problem
+
+__all__ = ["ENDPOINTS", "FILTERS", "encode_record", "expression_of", "json_response"]
+
+QUERY_TIMEOUT: Final = 30.0  # s
+MAX_QUERIES: Final = 16  # answered at a time
+MAX_LIMIT: Final = 1000
+MAX_VALUES: Final = 1000
+DEFAULT_STEP: Final = "1m"
+MAX_STEP: Final = 366 * 86400  # s
+
+_encode = msgspec.json.Encoder().encode
+_queries = trio.CapacityLimiter(MAX_QUERIES)
+
+
+# -- parameters
+
+
+def _whole_number(least: int, most: int) -> Any:  # noqa: ANN401 - a function
+    def parse_number(text: str) -> int:
+        if not (text.isascii() and text.isdecimal() and len(text) < 16):
+            raise ValueError(f"is a whole number from {least} to {most}")
+        number = int(text)
+        if not least <= number <= most:
+            raise ValueError(f"is a whole number from {least} to {most}")
+        return number
+
+    return parse_number
+
+
+def _time(text: str) -> int:
+    try:
+        return parse_time(text, int(time.time() * 1000))
+    except QueryError as error:
+        raise ValueError(f"is wrong: {error}") from None
+
+
+def _level(text: str) -> int:
+    level = level_of_name(text)
+    if level is None:
+        raise ValueError(f"is one of {', '.join(LEVEL_NAMES.values())}")
+    return level
+
+
+def _step(text: str) -> int:
+    try:
+        seconds = parse_duration(text)
+    except ConfigError as error:
+        raise ValueError(f"is wrong: {error}") from None
+    if not 1 <= seconds <= MAX_STEP:
+        raise ValueError("is from 1s to 366d")
+    return int(seconds * 1000)
+
+
+def _order(text: str) -> str:
+    if text not in ("newest", "oldest"):
+        raise ValueError("is newest or oldest")
+    return text
+
+
+def _name(text: str) -> str:
+    if not text or len(text) > 256:
+        raise ValueError("has 1 to 256 characters")
+    return text
+
+
+_TEXT: Final = {"type": "string"}
+_NAME: Final = {"type": "string", "minLength": 1, "maxLength": 256}
+_WHEN: Final = {"type": "string", "examples": ["15m", "2026-11-20T14:05Z", "1795178400000"]}
+FILTERS: Final = (
+    Parameter("q", "words, phrases, `field:value`, `level>=warning`, `-not`, OR", _TEXT),
+    Parameter("bucket", "the application", _NAME, _name),
+    Parameter("instance", "the instance", _NAME, _name),
+    Parameter(
+        "level", "this level and above", {"type": "string", "enum": [*LEVEL_NAMES.values()]}, _level
+    ),
+)
+_TIMES: Final = (
+    Parameter("since", "received at this time or later: ISO, an age, or ms", _WHEN, _time),
+    Parameter("until", "received before this time", _WHEN, _time),
+)
+
+
+def expression_of(arguments: Arguments, bucket: str | None) -> Expression | None:
+    """What FILTERS ask for, of this bucket if one is told.
+
+    Raises:
+        Problem: the query cannot be understood.
+    """
+    terms: list[Expression] = []
+    try:
+        asked = parse(arguments["q"] or "")
+    except QueryError as error:
+        raise _query_problem(error) from None
+    if bucket is not None:
+        terms.append(Compare("bucket", "=", bucket))
+    if arguments["instance"] is not None:
+        terms.append(Compare("instance", "=", arguments["instance"]))
+    if arguments["level"] is not None:
+        terms.append(Compare("level", ">=", arguments["level"]))
+    if asked is not None:
+        terms.append(asked)
+    if len(terms) < 2:
+        return terms[0] if terms else None
+    return And(tuple(terms))
+
+
+def _query_problem(error: QueryError) -> Problem:
+    place = {} if error.position is None else {"position": error.position}
+    return Problem(400, str(error), field="q", code=error.code, **place)
+
+
+# -- answers
+
+
+def encode_record(record: StoredRecord) -> bytes:
+    """A record as JSON: what the server knows of it, and under `body` the line."""
+    return _encode(_members(record))
+
+
+def _members(record: StoredRecord) -> dict[str, Any]:
+    return {
+        "id": record.id,
+        "server": record.server,
+        "source": record.source,
+        "bucket": record.bucket,
+        "instance": record.instance,
+        "key": record.key,
+        "session": record.session,
+        "number": record.number,
+        "time": ms_iso(record.time),
+        "clientTime": None if record.client_time is None else ms_iso(record.client_time),
+        "level": LEVEL_NAMES[record.level],
+        "kind": record.kind,
+        "message": record.message,
+        "body": Raw(record.body),
+    }
+
+
+def json_response(content: Any, status: int = 200) -> Response:  # noqa: ANN401 - JSON
+    return Response(_encode(content), status, media_type="application/json")
+
+
+@asynccontextmanager
+async def _asking(request: HTTPConnection) -> AsyncIterator[Store]:
+    """The store, for a question that has a limit of time; its errors become problems."""
+    store = service_of(request).store
+    if store is None:
+        raise Problem(503, "this server keeps no store that could answer: see --store")
+    try:
+        with trio.fail_after(QUERY_TIMEOUT):
+            async with _queries:
+                yield store
+    except trio.TooSlowError:
+        raise Problem(
+            504, "this takes too long: ask for less time, or fewer fields", limit=QUERY_TIMEOUT
+        ) from None
+    except StoreUnavailable as error:
+        raise Problem(503, str(error), code=error.code, retry_after=5) from None
+    except QueryError as error:
+        raise _query_problem(error) from None
+
+
+def _query(request: Request, arguments: Arguments) -> Query:
+    bucket = readable_bucket(request, arguments["bucket"])
+    since, until = arguments["since"], arguments["until"]
+    return Query(expression_of(arguments, bucket), since, until)
+
+
+# -- endpoints
+
+
+async def get_apps(request: Request) -> Response:
+    arguments_of(request, ())
+    application = claims_of(request, "read").application
+    found = service_of(request).connections.applications()
+    if application != EVERY_APPLICATION:
+        found = {name: entry for name, entry in found.items() if name == application}
+    return json_response(found)
+
+
+_RECORDS: Final = (
+    *FILTERS,
+    *_TIMES,
+    Parameter(
+        "limit",
+        "records in this answer",
+        {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT},
+        _whole_number(1, MAX_LIMIT),
+        100,
+    ),
+    Parameter("cursor", "`cursor` of the answer before", _TEXT),
+    Parameter(
+        "order", "by receive time", {"type": "string", "enum": ["newest", "oldest"]}, _order, "newest"
+    ),
+)
+
+
+async def get_records(request: Request) -> Response:
+    arguments = arguments_of(request, _RECORDS)
+    query = _query(request, arguments)
+    async with _asking(request) as store:
+        page: Page = await store.search(
+            query,
+            limit=arguments["limit"],
+            cursor=arguments["cursor"],
+            order=arguments["order"],
+        )
+    members = [_members(record) for record in page.records]
+    return json_response({"records": members, "cursor": page.cursor})
+
+
+async def get_record(request: Request) -> Response:
+    arguments_of(request, ())
+    bucket = readable_bucket(request)
+    async with _asking(request) as store:
+        record = await store.get(request.path_params["id"])
+    if record is None or (bucket is not None and record.bucket != bucket):
+        raise Problem(404, "there is no such record", field="id")
+    return Response(encode_record(record), media_type="application/json")
+
+
+_HISTOGRAM: Final = (
+    *FILTERS,
+    *_TIMES,
+    Parameter(
+        "step", "width of a bin", {"type": "string", "examples": ["1m"]}, _step, _step(DEFAULT_STEP)
+    ),
+)
+
+
+async def get_histogram(request: Request) -> Response:
+    arguments = arguments_of(request, _HISTOGRAM)
+    query = _query(request, arguments)
+    async with _asking(request) as store:
+        bins = await store.histogram(query, step=arguments["step"])
+    found = [
+        {
+            "start": ms_iso(bin.start),
+            "counts": {LEVEL_NAMES[level]: count for level, count in bin.counts.items()},
+        }
+        for bin in bins
+    ]
+    return json_response({"step": arguments["step"] / 1000, "bins": found})
+
+
+_FACETS: Final = (
+    *FILTERS,
+    *_TIMES,
+    Parameter("field", "whose values are counted: `level`, or `attributes.user`", _NAME, _name,
+              required=True),
+    Parameter(
+        "limit",
+        "values in the answer",
+        {"type": "integer", "minimum": 1, "maximum": MAX_VALUES},
+        _whole_number(1, MAX_VALUES),
+        10,
+    ),
+)
+
+
+async def get_facets(request: Request) -> Response:
+    arguments = arguments_of(request, _FACETS)
+    query = _query(request, arguments)
+    async with _asking(request) as store:
+        top: Top = await store.top(query, arguments["field"], limit=arguments["limit"])
+    values = [{"value": value, "count": count} for value, count in top.values]
+    return json_response(
+        {
+            "field": arguments["field"],
+            "values": values,
+            "distinct": top.distinct,
+            "records": top.records,
+        }
+    )
+
+
+_NULLABLE: Final = {"type": ["string", "null"]}
+RECORD: Final = {
+    "type": "object",
+    "required": ["id", "bucket", "instance", "time", "level", "kind", "message", "body"],
+    "properties": {
+        "id": {"type": "string", "description": "stable"},
+        "server": {"type": "string", "description": "public key of the server that wrote it"},
+        "source": {"type": "string", "description": "name of its log file, without .log"},
+        "bucket": {"type": "string", "description": "application"},
+        "instance": {"type": "string"},
+        "key": {**_NULLABLE, "description": "public key of a sender over HyperDHT"},
+        "session": _NULLABLE,
+        "number": {"type": ["integer", "null"]},
+        "time": {"type": "string", "format": "date-time", "description": "when it was received"},
+        "clientTime": {**_NULLABLE, "description": "when it was made, as its sender says"},
+        "level": {"type": "string", "enum": [*LEVEL_NAMES.values()]},
+        "kind": {"type": "string", "enum": ["trace", "log", "note", "gap"]},
+        "message": {"type": "string"},
+        "body": {"type": "object", "description": "the line as it stands in the log file"},
+    },
+}
+_APPS: Final = {
+    "type": "object",
+    "additionalProperties": {
+        "type": "object",
+        "required": ["running_instances", "instances"],
+        "properties": {
+            "running_instances": {"type": "integer"},
+            "instances": {
+                "type": "object",
+                "additionalProperties": {
+                    "type": "object",
+                    "required": ["socket", "connected_at"],
+                    "properties": {
+                        "socket": {"type": "string"},
+                        "connected_at": {"type": "string", "format": "date-time"},
+                    },
+                },
+            },
+        },
+    },
+}
+_PAGE: Final = {
+    "type": "object",
+    "required": ["records", "cursor"],
+    "properties": {"records": {"type": "array", "items": RECORD}, "cursor": _NULLABLE},
+}
+_BINS: Final = {
+    "type": "object",
+    "required": ["step", "bins"],
+    "properties": {
+        "step": {"type": "number", "description": "seconds"},
+        "bins": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["start", "counts"],
+                "properties": {
+                    "start": {"type": "string", "format": "date-time"},
+                    "counts": {"type": "object", "additionalProperties": {"type": "integer"}},
+                },
+            },
+        },
+    },
+}
+_VALUES: Final = {
+    "type": "object",
+    "required": ["field", "values", "distinct", "records"],
+    "properties": {
+        "field": {"type": "string"},
+        "values": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["value", "count"],
+                "properties": {
+                    "value": {"type": ["string", "number", "boolean", "null"]},
+                    "count": {"type": "integer"},
+                },
+            },
+        },
+        "distinct": {"type": "integer"},
+        "records": {"type": "integer", "description": "that have the field"},
+    },
+}
+
+ENDPOINTS: Final = (
+    Endpoint(
+        "GET",
+        "/api/v1/apps",
+        get_apps,
+        "The applications and instances that run now",
+        {200: Answer("By name of the application", _APPS)},
+        scope="read",
+    ),
+    Endpoint(
+        "GET",
+        "/api/v1/records",
+        get_records,
+        "Records, newest first",
+        {200: Answer("A page of them", _PAGE)},
+        _RECORDS,
+        scope="read",
+    ),
+    Endpoint(
+        "GET",
+        "/api/v1/records/{id}",
+        get_record,
+        "One record",
+        {200: Answer("The record", RECORD)},
+        path_parameters={"id": {"type": "string", "minLength": 1}},
+        scope="read",
+    ),
+    Endpoint(
+        "GET",
+        "/api/v1/histogram",
+        get_histogram,
+        "Counts by time and level",
+        {200: Answer("Bins that have records, oldest first", _BINS)},
+        _HISTOGRAM,
+        scope="read",
+    ),
+    Endpoint(
+        "GET",
+        "/api/v1/facets",
+        get_facets,
+        "The most frequent values of a field",
+        {200: Answer("The most frequent first", _VALUES)},
+        _FACETS,
+        scope="read",
+    ),
+)
