@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_APPLICATION",
+    "LOG_LEVELS",
     "ClientRecord",
     "Gap",
     "TraceCaller",
@@ -71,6 +72,8 @@ MAX_NUMBER = 2**53 - 1  # JavaScript's largest exact integer
 MAX_NAME = 256  # characters of a class, function or user name
 DEFAULT_APPLICATION = "default"  # of senders that name none
 MAX_REASON = 64  # characters of a gap's reason
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+"""of log messages; from others also in lower case, and WARN and FATAL"""
 
 _RESERVED = {
     "time": "clientTime",
@@ -280,6 +283,8 @@ class _Message(Struct, rename="camel", gc=False):
     props: Raw = Raw()
     object: _AnyObject | None = None
     caller: _AnyObject | None = None
+    level: Raw | UnsetType = UNSET
+    message: Raw | UnsetType = UNSET
     note: Raw | UnsetType = UNSET
     time: Raw | UnsetType = UNSET
     user_id: Raw | UnsetType = UNSET
@@ -313,6 +318,7 @@ _decode_keys = msgspec.json.Decoder(dict[str, Raw]).decode
 _decode_names = msgspec.json.Decoder(_UserNames).decode
 _decode_gap = msgspec.json.Decoder(Gap).decode
 
+_LEVELS = frozenset(f'"{name}"'.encode() for name in (*LOG_LEVELS, "WARN", "FATAL"))
 _PRINTABLE = bytes(range(0x20, 0x7F))
 _UNPRINTABLE = re.compile(
     "[\x00-\x1f\x7f-\x9f\xad\u061c\u070f\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff"
@@ -333,9 +339,9 @@ _BITS = bytes.maketrans(b"[{]}", b"1100")
 def parse_client_message_untrusted(data: bytes, max_size: int = MAX_MESSAGE_SIZE) -> ClientRecord:
     """Check one message of a client and prepare its line.
 
-    Accepted is what the JavaScript server would log: a JSON object with a session id, a number and
-    either `object` and `caller` or a `note`. Half a surrogate pair in a string, which JavaScript
-    can send, is replaced.
+    Accepted is what the JavaScript server would log, a JSON object with a session id, a number and
+    either `object` and `caller` or a `note`; and log messages, with `level` and `message` in their
+    place. Half a surrogate pair in a string, which JavaScript can send, is replaced.
 
     Raises:
         BadRecord: anything else, or more than `max_size` bytes, or nested more than MAX_NESTING
@@ -354,7 +360,7 @@ def parse_client_message_untrusted(data: bytes, max_size: int = MAX_MESSAGE_SIZE
     gap = None
     if message.note is UNSET:
         if message.object is None or message.caller is None:
-            raise BadRecord("object or caller is missing")
+            _check_log(message)
     elif message.gap is not UNSET:
         gap = _claimed_gap(message, message.gap)
     return ClientRecord(session_id, number, bytes(message.props), _tail(data, message), gap)
@@ -379,6 +385,18 @@ def _checked_message(data: bytes) -> tuple[_Message, bytes]:
         return _decode_message(mended), mended
     except (msgspec.DecodeError, UnicodeDecodeError):
         raise BadRecord(reason) from None
+
+
+def _check_log(message: _Message) -> None:
+    level, text = message.level, message.message
+    if level is UNSET and text is UNSET:
+        raise BadRecord("object or caller is missing")
+    if level is UNSET or text is UNSET:
+        raise BadRecord(f"{'level' if level is UNSET else 'message'} is missing")
+    if bytes(level).upper() not in _LEVELS:
+        raise BadRecord(f"level is none of {', '.join(LOG_LEVELS)}")
+    if bytes(text)[:1] not in (b'"', b"{"):
+        raise BadRecord("message is neither text nor an object")
 
 
 def _claimed_gap(message: _Message, raw: Raw) -> Gap | None:

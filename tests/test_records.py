@@ -626,3 +626,54 @@ def test_senders_without_a_key_have_sources_of_their_own():
         instance_source("cerco", "a2b5").hex()
         == hashlib.blake2b(b"hyperlog instance\0cerco\0a2b5", digest_size=32).hexdigest()
     )
+
+
+# -- log messages
+
+
+def log_message(**fields) -> bytes:
+    message = {"traceTimestamp": iso_time(NOW), "traceSessionId": "77", "traceNumber": 4} | fields
+    return json.dumps({name: value for name, value in message.items() if value is not ...}).encode()
+
+
+@pytest.mark.parametrize(
+    "level", ["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL", "warn", "FATAL"]
+)
+@pytest.mark.parametrize("text", ["", "disk full", {}, {"code": 3, "deep": [{"x": None}]}])
+def test_a_log_message_becomes_a_line_as_it_came(level, text):
+    data = log_message(level=level, message=text, logger="db", caller={"filename": "a.py"})
+    line = json.loads(line_of(data, b'"u"'))
+    assert line == {"time": iso_time(NOW), "userId": "u"} | json.loads(data)
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"level": "INFO"}, "message is missing"),
+        ({"message": "x"}, "level is missing"),
+        ({"level": "LOUD", "message": "x"}, "level is none of DEBUG, INFO, WARNING"),
+        ({"level": 20, "message": "x"}, "level is none of"),
+        ({"level": None, "message": "x"}, "level is none of"),
+        ({"level": "INFO", "message": None}, "neither text nor an object"),
+        ({"level": "INFO", "message": ["x"]}, "neither text nor an object"),
+        ({"level": "INFO", "message": 7}, "neither text nor an object"),
+        ({"level": "INFO", "message": "x", "caller": 3}, "caller"),
+        ({}, "object or caller is missing"),
+    ],
+)
+def test_a_log_message_without_level_or_message_is_refused(fields, reason):
+    with pytest.raises(BadRecord, match=reason):
+        parse_client_message_untrusted(log_message(**fields))
+
+
+def test_what_a_log_message_says_is_not_told_in_errors():
+    with pytest.raises(BadRecord) as refused:
+        parse_client_message_untrusted(log_message(level="secret", message="x"))
+    assert "secret" not in str(refused.value)
+
+
+def test_a_log_message_cannot_take_the_servers_keys():
+    line = json.loads(line_of(log_message(level="INFO", message="x", time="then", app="other")))
+    assert line["time"] == iso_time(NOW)
+    assert line["clientTime"] == "then"
+    assert line["clientApp"] == "other"
