@@ -32,7 +32,9 @@ __all__ = [
     "encode_hello",
     "encode_refusal",
     "encode_resume",
+    "hello_of_untrusted",
     "is_hello_untrusted",
+    "name_fault",
     "parse_client_control_untrusted",
     "parse_greeting_untrusted",
     "parse_server_control_untrusted",
@@ -40,14 +42,13 @@ __all__ = [
 
 VERSION: Final = 2
 MAX_GREETING_SIZE: Final = 64 * 1024  # bytes
-MAX_CONTROL_SIZE: Final = 64 * 1024  # bytes; 64 session ids of 128 characters are 10 KiB
+MAX_CONTROL_SIZE: Final = 128 * 1024  # bytes; 64 session ids of 128 characters are 10 KiB
 MAX_SESSIONS_NAMED: Final = 64  # in one hello or resume
 MAX_TOKEN: Final = 8192  # characters
-MAX_IDENTITY: Final = 256  # characters
+MAX_NAME: Final = 64  # characters of an application or instance
 
 _Number: TypeAlias = Annotated[int, Meta(ge=-1, le=MAX_NUMBER)]
 _SessionId: TypeAlias = Annotated[str, Meta(min_length=1, max_length=MAX_SESSION_ID)]
-_Identity: TypeAlias = Annotated[str, Meta(max_length=MAX_IDENTITY)] | None
 _Numbers: TypeAlias = Annotated[dict[_SessionId, _Number], Meta(max_length=MAX_SESSIONS_NAMED)]
 _Text: TypeAlias = Annotated[str, Meta(max_length=1024)]
 
@@ -79,8 +80,9 @@ class Hello(Struct):
     sessions: _Numbers
     """those it has records of, oldest first; with the number that each is known to be stored to"""
     version: int = VERSION
-    application: _Identity = None
-    instance: _Identity = None
+    application: str | None = None
+    """see `name_fault`, which the server asks so that it can tell the client"""
+    instance: str | None = None
     token: Annotated[str, Meta(max_length=MAX_TOKEN)] | None = None
 
 
@@ -93,6 +95,7 @@ class Refusal(Struct):
         "TOKEN_REVOKED",
         "TOKEN_MISMATCH",
         "TOKEN_REQUIRED",
+        "HELLO",
         "LIMIT",
         "VERSION",
     ]
@@ -213,6 +216,27 @@ def is_hello_untrusted(data: bytes) -> bool:
         return _decode_first(data).hello is not UNSET
     except _NOT_JSON:
         return False
+
+
+def hello_of_untrusted(data: bytes) -> Hello | None:
+    """The hello that a client's first message is; None if it is none."""
+    if not is_hello_untrusted(data):
+        return None
+    try:
+        hello = parse_client_control_untrusted(data).hello
+    except BadRecord:
+        return None
+    return None if hello is UNSET else hello
+
+
+def name_fault(field: str, name: str) -> str | None:
+    """What is wrong with the name of an application or instance; None if nothing is.
+
+    Names go into lines and tables, never into paths: a printable one may be any.
+    """
+    if 0 < len(name) <= MAX_NAME and name.isprintable() and not name.isspace():
+        return None
+    return f"{field} has 1 to {MAX_NAME} printable characters"
 
 
 def parse_client_control_untrusted(head: bytes) -> ClientControl:

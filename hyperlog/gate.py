@@ -55,6 +55,8 @@ class Guest:
     connection: Peer
     place: Admission
     entered_at: float
+    listed: bool
+    """whether the list of keys decides about it"""
 
 
 class Gate:
@@ -92,17 +94,20 @@ class Gate:
         """The firewall of `DHT.listen`: whether a handshake gets no answer."""
         return self._access.refuses(key, self._clock())
 
-    def enter(self, key: bytes, connection: Peer) -> Guest | None:
-        """Let an open connection in; None if there is no place, and it is to be aborted."""
+    def enter(self, key: bytes, connection: Peer, *, listed: bool = True) -> Guest | None:
+        """Let an open connection in; None if there is no place, and it is to be aborted.
+
+        With `listed` false the list of keys does not matter: it came by another way than its key.
+        """
         now = self._clock()
         if self._limiter.crowded:
             self._push_out(now)
         place = self._limiter.enter(key, now)
-        if place is None or not self._access.allows(key):
+        if place is None or (listed and not self._access.allows(key)):
             if place is not None:
                 self._limiter.leave(place)
             return None
-        guest = Guest(key, connection, place, now)
+        guest = Guest(key, connection, place, now, listed)
         self._guests[guest] = None
         return guest
 
@@ -122,6 +127,12 @@ class Gate:
         if delay > 0:
             await trio.sleep(delay)
 
+    async def pace_requests(self, key: bytes, messages: int, size: int) -> None:
+        """The same for messages that come without a connection that lasts."""
+        delay = self._limiter.spend(key, messages, size, self._clock())
+        if delay > 0:
+            await trio.sleep(delay)
+
     async def watch(self) -> None:
         """Run until cancelled."""
         while True:
@@ -137,7 +148,7 @@ class Gate:
             if self._access.revision != self._revision:
                 self._revision = self._access.revision
                 for guest in list(self._guests):
-                    if not self._access.allows(guest.key):
+                    if guest.listed and not self._access.allows(guest.key):
                         guest.connection.abort()
 
     def _push_out(self, now: float) -> None:
@@ -156,7 +167,8 @@ class Gate:
         if guest.place.proved or not guest.connection.authenticated:
             return
         if self._limiter.prove(guest.place, now):
-            self._access.proved(guest.key)
+            if guest.listed:
+                self._access.proved(guest.key)
             address = guest.connection.remote_address
             if address is not None:
                 self._limiter.recognise(address[0])

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, Protocol
 
 import trio
 
@@ -21,7 +21,7 @@ from hyperlog.reception import ServerConversation
 from hyperlog.resume import Received, ResumeState
 from hyperlog.sinks.writer import LogWriter
 
-__all__ = ["Answerer", "KeyWriter"]
+__all__ = ["Answerer", "Bringer", "KeyWriter"]
 
 MAX_QUEUED: Final = 2 * 1024 * 1024  # bytes of one key that wait to be written
 FAULT_RETRY: Final = 0.5  # s between two attempts to write
@@ -41,6 +41,11 @@ class Answerer:
         self.conversation.written(received)
         self.wake()
 
+    def give_up(self, reason: str) -> None:
+        """What the connection brought will not be written."""
+        self.conversation.violation = reason
+        self.end()
+
     def wake(self) -> None:
         if self._waiting and self.conversation.has_messages:
             self._waiting.unpark_all()
@@ -50,6 +55,14 @@ class Answerer:
         while not self.conversation.has_messages:
             await self._waiting.park()
         return self.conversation.messages_to_send()
+
+
+class Bringer(Protocol):
+    """What brings lines, such as an Answerer."""
+
+    def written(self, received: Received) -> None: ...
+
+    def give_up(self, reason: str) -> None: ...
 
 
 class KeyWriter:
@@ -72,7 +85,7 @@ class KeyWriter:
         self._report_fault = report_fault
         self._writing = False
         self._room = trio.lowlevel.ParkingLot()
-        self._answerers: set[Answerer] = set()
+        self._bringers: set[Bringer] = set()
 
     @property
     def busy(self) -> bool:
@@ -80,17 +93,17 @@ class KeyWriter:
         return self._writing
 
     @contextmanager
-    def connected(self, answerer: Answerer) -> Iterator[None]:
-        """While a connection brings something: it is ended when lines are given up."""
-        self._answerers.add(answerer)
+    def connected(self, bringer: Bringer) -> Iterator[None]:
+        """While it brings something: it is told when lines are given up."""
+        self._bringers.add(bringer)
         try:
             yield
         finally:
-            self._answerers.discard(answerer)
+            self._bringers.discard(bringer)
 
-    def add(self, received: Received, answerer: Answerer | None = None) -> None:
-        """Have the lines written; the answerer hears when they are durable."""
-        self._log.add(received, answerer)
+    def add(self, received: Received, bringer: Bringer | None = None) -> None:
+        """Have the lines written; the bringer hears when they are durable."""
+        self._log.add(received, bringer)
         if self._log and not self._writing:
             self._writing = True
             self._nursery.start_soon(self._write_out)
@@ -129,6 +142,5 @@ class KeyWriter:
 
     def _give_up(self) -> None:
         self._log.give_up()
-        for answerer in self._answerers:
-            answerer.conversation.violation = "what it sent could not be written"
-            answerer.end()
+        for bringer in list(self._bringers):
+            bringer.give_up("what it sent could not be written")

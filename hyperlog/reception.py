@@ -7,7 +7,7 @@ acknowledgements; without, it is a client of the JavaScript rule, whose every me
         |----anything else--> JAVASCRIPT            any --violation--> the connection is to be ended
 
 Nothing here waits or writes: what was received comes back as lines, and when those are durable the
-caller says so with `written`, which makes the acknowledgements.
+caller says so with `written`, which makes the acknowledgements. `admit` decides who may go on.
 
 Wire: docs/protocol/session.md, trace-protocol.md section 1.
 """
@@ -49,8 +49,9 @@ MAX_BAD_MESSAGES: Final = 100  # of one connection, then it is to be ended
 MAX_ANSWERS: Final = 64  # not yet sent; each may have 10 KiB
 MAX_ACKS: Final = 1024  # sessions with an acknowledgement not yet sent
 
-Admit = Callable[[Hello], Refusal | None]
-"""Asked about each hello; a refusal ends the connection."""
+Admit = Callable[[Hello | None], Refusal | None]
+"""Asked once, about the hello, or with None about a client of the JavaScript rule; a refusal ends
+the connection."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ class ServerConversation:
 
     def __init__(
         self,
-        remote_key: bytes,
+        source: bytes,
         resume: ResumeState,
         connection_number: int,
         *,
@@ -87,12 +88,11 @@ class ServerConversation:
         self.hello: Hello | None = None
         """what the client said of itself; None with the JavaScript rule"""
         self.bad_messages = 0
-        self.refused = False
-        """whether the client is told why its connection ends"""
+        self.refusal: Refusal | None = None
+        """why the client is turned away, once it is"""
         self.violation: str | None = None
-        """why the connection is to be ended, once it is; its messages are then ignored. What
-        `messages_to_send` has is still to be sent"""
-        self._arrivals = Arrivals(remote_key, resume, connection_number)
+        """why the connection is to be ended, once it is; its messages are then ignored"""
+        self._arrivals = Arrivals(source, resume, f"User-{connection_number}")
         self._resume = resume
         self._limits = limits
         self._offer = offer
@@ -110,6 +110,20 @@ class ServerConversation:
     def repeats(self) -> int:
         """Records that had been received before."""
         return self._arrivals.repeats
+
+    @property
+    def dropped(self) -> int:
+        """Records that were told to be lost, or could not be taken."""
+        return self._arrivals.dropped
+
+    @property
+    def admitted(self) -> bool:
+        """Whether it is known what the client speaks, and it may."""
+        return self._rule is not _Rule.UNDECIDED and self.refusal is None
+
+    def tag(self, tags: bytes) -> None:
+        """Have the lines from now on carry `tags`, which are from `line_tags`."""
+        self._arrivals.tags = tags
 
     @property
     def user_id(self) -> str:
@@ -137,6 +151,12 @@ class ServerConversation:
             self._acks = {}
         return messages
 
+    def closing_messages(self) -> list[bytes]:
+        """What is to be sent last: why the client is turned away, if it is and understands that."""
+        if self.refusal is None or self._rule is _Rule.JAVASCRIPT:
+            return []
+        return [encode_refusal(self.refusal)]
+
     def written(self, received: Received) -> None:
         """The lines of `received`, and all that any connection of this key received before, are
         durable: acknowledge them. In the order in which they were received."""
@@ -162,7 +182,9 @@ class ServerConversation:
             if not data or self.violation is not None:
                 continue  # an empty message keeps the connection alive
             if self._rule is _Rule.UNDECIDED:
-                self._rule = _Rule.ACKNOWLEDGING if is_hello_untrusted(data) else _Rule.JAVASCRIPT
+                self._decide(data)
+                if self.violation is not None:
+                    break
             if self._rule is _Rule.JAVASCRIPT:
                 self._take_record(data)
             else:
@@ -170,16 +192,32 @@ class ServerConversation:
         self._arrivals.end_session()
         return received
 
+    def refuse(self, refusal: Refusal) -> None:
+        """Turn the client away, now or later; the connection is to be ended."""
+        self.refusal = refusal
+        self._violate(f"refused: {refusal.reason} ({refusal.code})")
+
     def closing_lines(self, now: float, error: tuple[str, str] | None = None) -> list[bytes]:
         """Notes for the end of the connection; `error` is the code and text of a socket error."""
-        lines = []
-        time = iso_time(now)
+        lines: list[bytes] = []
+        if self._rule is _Rule.UNDECIDED or (self.refusal is not None and not self.records):
+            return lines  # of a stranger there is no trace in the log
+        time, tags = iso_time(now), self._arrivals.tags
         if self.bad_messages > 1:
-            lines.append(note_line(f"Dropped {self.bad_messages} bad messages!", time))
+            lines.append(note_line(f"Dropped {self.bad_messages} bad messages!", time, tags))
         if error is not None:
             code, message = error
-            lines.append(note_line(f"Socket error. code={code} message={message}", time))
+            lines.append(note_line(f"Socket error. code={code} message={message}", time, tags))
         return lines
+
+    def _decide(self, data: bytes) -> None:
+        if is_hello_untrusted(data):
+            self._rule = _Rule.ACKNOWLEDGING
+            return
+        self._rule = _Rule.JAVASCRIPT
+        refusal = None if self._admit is None else self._admit(None)
+        if refusal is not None:
+            self.refuse(refusal)
 
     def _take_record(self, data: bytes) -> None:
         """One message of the JavaScript rule."""
@@ -203,7 +241,7 @@ class ServerConversation:
             control = parse_client_control_untrusted(data if end < 0 else data[:end])
         except BadRecord as error:
             if self.hello is None:
-                self._violate(f"a hello that cannot be read: {error}")
+                self.refuse(Refusal("HELLO", f"the hello cannot be read: {error}"))
             else:
                 self._count_bad_message(error)
             return
@@ -226,9 +264,7 @@ class ServerConversation:
         if refusal is None:
             self._welcome(hello.sessions)
         else:
-            self.refused = True
-            self._answers.append(encode_refusal(refusal))
-            self._violate(f"refused: {refusal.reason} ({refusal.code})")
+            self.refuse(refusal)
         hello.token = None  # nobody needs it any more
 
     def _welcome(self, sessions: dict[str, int]) -> None:

@@ -123,18 +123,22 @@ class ResumeState:
 class Arrivals:
     """Makes lines of the records that come over one connection."""
 
-    def __init__(self, remote_key: bytes, resume: ResumeState, connection_number: int) -> None:
-        """`connection_number` counts the connections of the server, for the name `User-<n>`."""
+    def __init__(self, source: bytes, resume: ResumeState, user: str) -> None:
+        """`source` is the key of the log file, `user` the name of records that tell none."""
         self.records = 0
         """records made into lines"""
         self.repeats = 0
         """records that had been received before"""
+        self.dropped = 0
+        """records that were told to be lost, or could not be taken"""
+        self.tags = b""
+        """of the lines, from `line_tags`"""
         self.session_id: str | None = None
         """session of the records that are being added"""
-        self._key = remote_key.hex()
+        self._key = source.hex()
         self._resume = resume
         self._generation = resume.generation
-        self._fallback = f"User-{connection_number}"
+        self._fallback = user
         self._props = b""
         self._user_id = user_id_untrusted(b"", self._fallback, self._key[:8])
         self._progress = Progress()
@@ -196,7 +200,7 @@ class Arrivals:
         if number > progress.received:
             first = progress.received + 1
             gap = Gap(session_id, first, number, number + 1 - first, "server-lost")
-            self._received.lines.append(gap_line(gap, self._time))
+            self._received.lines.append(gap_line(gap, self._time, self.tags))
             progress.received = number
             self._received.numbers[session_id] = number
 
@@ -219,12 +223,14 @@ class Arrivals:
             if first < expected:
                 gap.count = max(1, gap.count - (expected - first))
                 gap.from_number = expected
-            self._received.lines.append(gap_line(gap, self._time))
+            self._received.lines.append(gap_line(gap, self._time, self.tags))
+            self.dropped += gap.count
         else:
             if record.props != self._props:
                 self._props = record.props
                 self._user_id = user_id_untrusted(record.props, self._fallback, self._key[:8])
-            self._received.lines.append(record_line(record, self._time, self._user_id))
+            line = record_line(record, self._time, self._user_id, self.tags)
+            self._received.lines.append(line)
             self.records += 1
         progress.received = number
 
@@ -235,4 +241,4 @@ class Arrivals:
             self.add(ClientRecord(session_id, number, b"", b"", gap))
 
     def note(self, text: str) -> None:
-        self._received.lines.append(note_line(text, self._time))
+        self._received.lines.append(note_line(text, self._time, self.tags))

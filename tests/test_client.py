@@ -106,6 +106,8 @@ async def test_traces_arrive_in_order_with_all_their_fields(tmp_path, client):
     assert list(lines[0]) == [
         "time",
         "userId",
+        "app",
+        "instance",
         "traceTimestamp",
         "traceSessionId",
         "traceNumber",

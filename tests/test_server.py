@@ -8,8 +8,7 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 
-from hyperlog import keywriter
-from hyperlog import server as server_module
+from hyperlog import keywriter, sources
 from hyperlog.access import AccessPolicy
 from hyperlog.dht import KeyPair, open_dht, testnet
 from hyperlog.errors import ConfigError, KeyFileError, SinkError
@@ -267,7 +266,7 @@ async def test_the_number_of_connections_is_bounded(tmp_path):
 
 
 async def test_idle_clients_are_forgotten_but_their_files_remember(tmp_path, monkeypatch):
-    monkeypatch.setattr(server_module, "MAX_CLIENTS", 2)
+    monkeypatch.setattr(sources, "MAX_SOURCES", 2)
     keys = [KeyPair.generate() for _ in range(5)]
     async with local_server(tmp_path) as server, peer(server) as dht:
         for count, pair in enumerate(keys, 1):
@@ -276,7 +275,7 @@ async def test_idle_clients_are_forgotten_but_their_files_remember(tmp_path, mon
             await until(lambda count=count: server.statistics().records == count)
             await connection.aclose()
             await until(lambda: server.statistics().connections == 0)
-        assert len(server._clients) == 2
+        assert len(server.intake._sources) == 2
         _, greeting = await connect(dht, server, keys[0])
         assert greeting["lastSeenTraceNumber"] == 0
 
