@@ -146,10 +146,11 @@ def check(expression: Expression | None) -> None:
     """Raises:
     QueryError: no store can be asked this: too large, or a value that its field cannot have.
     """
-    _check(expression, 0, [MAX_TERMS])
+    if expression is not None:
+        _check(expression, 0, [MAX_TERMS])
 
 
-def _check(expression: Expression | None, depth: int, room: list[int]) -> None:
+def _check(expression: Expression, depth: int, room: list[int]) -> None:
     room[0] -= 1
     if room[0] < 0:
         raise QueryError(f"more than {MAX_TERMS} terms")

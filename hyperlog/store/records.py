@@ -37,6 +37,7 @@ MAX_NAME: Final = 64  # characters of an application or instance
 MAX_SESSION_ID: Final = 128  # characters
 MAX_NUMBER: Final = 2**53 - 1
 MAX_MESSAGE: Final = 1000  # characters of the one line
+NO_MESSAGE: Final = "(no message)"
 
 Kind: TypeAlias = Literal["trace", "log", "note", "gap"]
 
@@ -152,7 +153,7 @@ def record_of(line: bytes, source: bytes, server: str) -> StoredRecord | None:
             message = _one_line(message)
     else:
         kind, level = "log", level_of(found.level)
-        message = _one_line(_text(found.message or line))
+        message = _one_line(_text(found.message)) if found.message else NO_MESSAGE
     if session is None or number is None or not _is_numbered(session, number):
         session = number = None
         id = f"{file}-note-{blake2b(line, digest_size=8).hexdigest()}"
@@ -197,7 +198,7 @@ def _is_numbered(session: str, number: int) -> bool:
     return 0 < len(session) <= MAX_SESSION_ID and 0 <= number <= MAX_NUMBER
 
 
-def _text(message: bytes | Raw) -> str:
+def _text(message: Raw) -> str:
     raw = bytes(message)
     if raw.startswith(b'"'):
         try:
