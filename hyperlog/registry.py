@@ -46,6 +46,12 @@ CREATE TABLE user (
     created_at INTEGER NOT NULL,
     changed_at INTEGER NOT NULL
 ) WITHOUT ROWID;
+CREATE TABLE search (
+    user TEXT NOT NULL REFERENCES user (name) ON DELETE CASCADE,
+    name TEXT NOT NULL,
+    address TEXT NOT NULL,
+    PRIMARY KEY (user, name)
+) WITHOUT ROWID;
 CREATE TABLE login (
     digest BLOB PRIMARY KEY,
     user TEXT NOT NULL REFERENCES user (name) ON DELETE CASCADE,

@@ -8,7 +8,7 @@ from starlette.responses import RedirectResponse, Response
 from hyperlog.errors import ConfigError
 from hyperlog.users import Login
 from hyperlog.web.panel.access import clear_cookie
-from hyperlog.web.panel.routes import Panel, PanelRoute, form_of
+from hyperlog.web.panel.routes import Panel, PanelRoute
 
 __all__ = ["add_account"]
 
@@ -21,7 +21,7 @@ def add_account(panel: Panel) -> None:
         return panel.renderer.page(request, "account.html", login=login, status=status, error=error)
 
     async def change(request: Request, login: Login) -> Response:
-        form = await form_of(request)
+        form = await panel.form(request)
         try:
             if form.get("password") != form.get("again"):
                 raise ConfigError("the two new passwords differ")

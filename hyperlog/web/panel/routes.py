@@ -26,6 +26,7 @@ from hyperlog.web.panel.access import (
 )
 from hyperlog.web.panel.assets import Assets
 from hyperlog.web.panel.rendering import Renderer
+from hyperlog.web.panel.searches import Searches
 from hyperlog.web.problems import Problem
 
 __all__ = ["Panel", "PanelRoute"]
@@ -53,8 +54,9 @@ class PanelRoute:
 class Panel:
     """The control panel of one server."""
 
-    def __init__(self, access: Access) -> None:
+    def __init__(self, access: Access, searches: Searches) -> None:
         self.access = access
+        self.searches = searches
         self.assets = Assets()
         self.renderer = Renderer(self.assets)
         self.table: list[PanelRoute] = []
@@ -120,6 +122,10 @@ class Panel:
         )
         response.headers.update(problem.headers)
         return response
+
+    async def form(self, request: Request) -> dict[str, str]:
+        """See `form_of`."""
+        return await form_of(request)
 
     # -- login, logout, set-up
 

@@ -12,6 +12,7 @@ from hyperlog.users import IDLE_TIME, LIFETIME, hash_password
 from hyperlog.web.panel.access import COOKIE, SETUP_TIME, Access, local_path
 from hyperlog.web.panel.account import add_account
 from hyperlog.web.panel.routes import Panel, PanelRoute
+from hyperlog.web.panel.searches import Searches
 from hyperlog.web.problems import Problem, problem_response
 
 HOST = "127.0.0.1:8787"
@@ -28,7 +29,7 @@ class Scene:
         self.access = Access(
             self.registry, lambda what, fields: self.audited.append((what, fields)), clock=self.time
         )
-        panel = Panel(self.access)
+        panel = Panel(self.access, Searches(self.registry))
         add_account(panel)
 
         async def answer(request, login):
