@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -94,6 +94,8 @@ class Tail:
 
     def __init__(self, server: str) -> None:
         """`server` is the public key, in hex, that records name as their server's."""
+        self.observers: tuple[Callable[[bytes, Sequence[bytes]], object], ...] = ()
+        """called with all lines in the thread that writes them: they have to be quick"""
         self._server = server
         self._viewers: set[Viewer] = set()
         self._token: trio.lowlevel.TrioToken | None = None
@@ -139,6 +141,8 @@ class Tail:
 
     def lines_written(self, source: bytes, lines: Sequence[bytes]) -> None:
         """Lines, without newlines, were appended to the log of `source`."""
+        for observe in self.observers:
+            observe(source, lines)
         if not self._groups:
             return
         size = sum(map(len, lines))
@@ -155,9 +159,7 @@ class Tail:
         groups: dict[Expression | None, tuple[Viewer, ...]] = {}
         for viewer in self._viewers:
             groups[viewer.where] = (*groups.get(viewer.where, ()), viewer)
-        questions = [
-            (where, _always if where is None else predicate(where)) for where in groups
-        ]
+        questions = [(where, _always if where is None else predicate(where)) for where in groups]
         with self._work:
             self._groups, self._questions = groups, questions
             if groups and self._thread is None:
@@ -221,9 +223,7 @@ class Tail:
                     logger.exception("a line could not be shown")
         return found
 
-    def _hand_over(
-        self, found: dict[Expression | None, list[StoredRecord]], left_out: int
-    ) -> bool:
+    def _hand_over(self, found: dict[Expression | None, list[StoredRecord]], left_out: int) -> bool:
         """Have the trio thread give them to the viewers; False if there is no such thread."""
         if not found and not left_out:
             return True

@@ -16,9 +16,8 @@ from msgspec import Raw
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
-from hyperlog.errors import QueryError, StoreUnavailable
+from hyperlog.errors import ConfigError, QueryError, StoreUnavailable
 from hyperlog.quantities import parse_duration
-from hyperlog.errors import ConfigError
 from hyperlog.store.answers import Page, Store, Top
 from hyperlog.store.language import parse
 from hyperlog.store.levels import LEVEL_NAMES, level_of_name
@@ -136,8 +135,10 @@ def expression_of(arguments: Arguments, bucket: str | None) -> Expression | None
 
 
 def _query_problem(error: QueryError) -> Problem:
-    place = {} if error.position is None else {"position": error.position}
-    return Problem(400, str(error), field="q", code=error.code, **place)
+    problem = Problem(400, str(error), field="q", code=error.code)
+    if error.position is not None:
+        problem.members["position"] = error.position
+    return problem
 
 
 # -- answers
@@ -209,6 +210,7 @@ async def get_apps(request: Request) -> Response:
     return json_response(found)
 
 
+_ORDERS: Final = {"type": "string", "enum": ["newest", "oldest"]}
 _RECORDS: Final = (
     *FILTERS,
     *_TIMES,
@@ -221,7 +223,11 @@ _RECORDS: Final = (
     ),
     Parameter("cursor", "`cursor` of the answer before", _TEXT),
     Parameter(
-        "order", "by receive time", {"type": "string", "enum": ["newest", "oldest"]}, _order, "newest"
+        "order",
+        "by receive time",
+        {"type": "string", "enum": ["newest", "oldest"]},
+        _order,
+        "newest",
     ),
 )
 
@@ -277,8 +283,13 @@ async def get_histogram(request: Request) -> Response:
 _FACETS: Final = (
     *FILTERS,
     *_TIMES,
-    Parameter("field", "whose values are counted: `level`, or `attributes.user`", _NAME, _name,
-              required=True),
+    Parameter(
+        "field",
+        "whose values are counted: `level`, or `attributes.user`",
+        _NAME,
+        _name,
+        required=True,
+    ),
     Parameter(
         "limit",
         "values in the answer",

@@ -11,11 +11,18 @@ from typing import Final
 from starlette.requests import HTTPConnection
 
 from hyperlog.errors import TokenError
-from hyperlog.tokens import EVERY_APPLICATION, Scope, TokenClaims
+from hyperlog.tokens import EVERY_APPLICATION, Scope, TokenAuthority, TokenClaims
 from hyperlog.web.problems import Problem
 from hyperlog.web.service import Service
 
-__all__ = ["bearer_token", "claims_of", "readable_bucket", "service_of", "token_problem"]
+__all__ = [
+    "bearer_token",
+    "claims_of",
+    "readable_bucket",
+    "service_of",
+    "token_problem",
+    "tokens_of",
+]
 
 MAX_AUTHORIZATION: Final = 4200  # characters of the header; a token has at most 4096
 _STATUS: Final = {"TOKEN_MISMATCH": 403}
@@ -24,6 +31,12 @@ _STATUS: Final = {"TOKEN_MISMATCH": 403}
 def service_of(request: HTTPConnection) -> Service:
     service: Service = request.app.state.service
     return service
+
+
+def tokens_of(request: HTTPConnection) -> TokenAuthority:
+    tokens = service_of(request).tokens
+    assert tokens is not None, "a server that serves HTTP opens its tokens"
+    return tokens
 
 
 def bearer_token(request: HTTPConnection) -> str | None:
@@ -62,7 +75,7 @@ def claims_of(request: HTTPConnection, scope: Scope) -> TokenClaims:
             )
         )
     try:
-        return service_of(request).tokens.verify(token, time.time(), scope=scope)
+        return tokens_of(request).verify(token, time.time(), scope=scope)
     except TokenError as error:
         raise token_problem(error) from None
 

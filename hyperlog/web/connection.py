@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import socket as stdlib_socket
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Final
 
 import h11
 import trio
@@ -59,12 +59,12 @@ class _Tasks(TaskGroup):
         super().__init__()
         self.background = trio.CancelScope()
 
-    def spawn(self, func: Callable[..., Awaitable[object]], *args: Any) -> None:
+    def spawn(self, func: Callable[..., Awaitable[object]], *args: object) -> None:
         assert self._nursery is not None
         self._nursery.start_soon(self._run_in_background, func, args)
 
     async def _run_in_background(
-        self, func: Callable[..., Awaitable[object]], args: tuple[Any, ...]
+        self, func: Callable[..., Awaitable[object]], args: tuple[object, ...]
     ) -> None:
         with self.background:
             await func(*args)
@@ -106,7 +106,8 @@ class HTTPConnection(TCPServer):
         socket = self.stream.socket
         client = parse_socket_addr(socket.family, socket.getpeername())
         server = parse_socket_addr(socket.family, socket.getsockname())
-        async with _Tasks() as tasks:
+        tasks = _Tasks()
+        async with tasks:
             self._task_group = tasks
             self.protocol = _Protocol(  # type: ignore[assignment]
                 self.app,

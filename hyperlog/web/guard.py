@@ -77,6 +77,8 @@ class Guard:
             logger.debug(
                 "[%s] %s %s %.1f ms", request_id, _name(scope), exchange.status, milliseconds
             )
+            endpoint = getattr(scope.get("endpoint"), "__name__", "none")
+            scope["app"].state.requests[endpoint, exchange.status] += 1
         await exchange.finish()
 
     def _check(self, scope: Scope, headers: Headers) -> None:

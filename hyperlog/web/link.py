@@ -5,6 +5,8 @@ A message of either kind, text or binary, is one message of the protocol; ours a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import trio
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
@@ -19,22 +21,23 @@ class WebSocketLink:
     path = "direct"
     remote_address = None
 
-    def __init__(self, websocket: WebSocket) -> None:
-        self.authenticated = False
-        """whether the peer has sent anything"""
+    def __init__(self, websocket: WebSocket, *, authenticated: bool) -> None:
+        """`authenticated` says that a good token came with the upgrade."""
+        self.authenticated = authenticated
+        """whether the peer has shown a token, or sent anything"""
         self._websocket = websocket
         self._sending = trio.Lock()
         connection: HTTPConnection = websocket.scope["state"]["connection"]
         self._connection = connection
 
-    async def send_many(self, messages: list[bytes]) -> None:
+    async def send_many(self, values: Sequence[bytes], /) -> None:
         """Send them; waits for a peer that reads slowly.
 
         Raises:
             trio.BrokenResourceError: the connection is gone.
         """
         async with self._sending:
-            for message in messages:
+            for message in values:
                 try:
                     await self._websocket.send_text(message.decode())
                 except (WebSocketDisconnect, RuntimeError) as error:

@@ -8,8 +8,8 @@ Spec: OpenTelemetry protocol 1.x, OTLP/HTTP with JSON; opentelemetry/proto/{logs
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, Final
+from collections.abc import Callable, Iterator
+from typing import Any, Final, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -27,6 +27,8 @@ SEVERITIES: Final = ("DEBUG", "DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 """For the severity numbers 1 to 4, 5 to 8, …: TRACE, DEBUG, INFO, WARN, ERROR, FATAL."""
 SPAN_KINDS: Final = ("unspecified", "internal", "server", "client", "producer", "consumer")
 STATUS_ERROR: Final = 2
+
+T = TypeVar("T")
 
 _encode = msgspec.json.Encoder().encode
 
@@ -190,10 +192,10 @@ class _Source:
 
     def entry(
         self,
-        fields_of: Any,
-        item: Any,
+        fields_of: Callable[[T, float], dict[str, Any]],
+        item: T,
         scope: _InstrumentationScope | None,
-        now: float,  # noqa: ANN401
+        now: float,
     ) -> Entry | BadField:
         if self._bad is not None:
             return self._bad

@@ -33,7 +33,7 @@ class Problem(Exception):
         code: str | None = None,
         retry_after: float | None = None,
         headers: Mapping[str, str] | None = None,
-        **members: Any,
+        **members: Any,  # noqa: ANN401 - JSON
     ) -> None:
         """`detail` says what to do; `field` names what is wrong, in the body, the query or the
         headers; `limit` is the number that it exceeds; `code` is for programs; `retry_after` is in

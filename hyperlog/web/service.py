@@ -6,12 +6,35 @@ from typing import Protocol
 
 from hyperlog.config import ServerConfig
 from hyperlog.connections import ConnectionManager
+from hyperlog.gate import GateStatistics
 from hyperlog.intake import Intake
+from hyperlog.sinks.writer import WriterStatistics
 from hyperlog.store.answers import Store
 from hyperlog.tail import Tail
 from hyperlog.tokens import TokenAuthority
 
-__all__ = ["Service"]
+__all__ = ["Service", "ServiceStatistics"]
+
+
+class ServiceStatistics(Protocol):
+    """What of a server's statistics is told."""
+
+    @property
+    def refused(self) -> int: ...
+    @property
+    def refusals(self) -> dict[str, int]: ...
+    @property
+    def requests(self) -> int: ...
+    @property
+    def records(self) -> int: ...
+    @property
+    def repeats(self) -> int: ...
+    @property
+    def bad_messages(self) -> int: ...
+    @property
+    def gate(self) -> GateStatistics: ...
+    @property
+    def files(self) -> WriterStatistics: ...
 
 
 class Service(Protocol):
@@ -26,8 +49,9 @@ class Service(Protocol):
     @property
     def connections(self) -> ConnectionManager: ...
     @property
-    def tokens(self) -> TokenAuthority: ...
+    def tokens(self) -> TokenAuthority | None: ...
     @property
     def store(self) -> Store | None: ...
     @property
     def tail(self) -> Tail: ...
+    def statistics(self) -> ServiceStatistics: ...

@@ -12,6 +12,7 @@ import trio
 from hypercorn.config import Config
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.utils import wrap_app
+from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
 from hyperlog.config import Address
@@ -124,7 +125,7 @@ class HTTPServer:
 
 
 async def serve_http(
-    app: ASGIApp,
+    app: Starlette,
     address: Address,
     *,
     max_connections: int = 1024,
@@ -137,7 +138,9 @@ async def serve_http(
     Raises:
         OSError: it cannot be bound.
     """
-    await HTTPServer(app, max_connections).run(address, task_status=task_status)
+    server = HTTPServer(app, max_connections)
+    app.state.http_server = server
+    await server.run(address, task_status=task_status)
 
 
 def _hypercorn_config() -> Config:
