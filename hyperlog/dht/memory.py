@@ -2,8 +2,8 @@
 
 Of each connection, what the peer has sent and nobody can use yet is kept: bytes beyond a gap, bytes
 that were not read, a frame that is not complete. That is bounded for each of them, but a thousand
-times such a bound is more than a machine has. So what all hold is summed up whenever some more has
-come in, and when it is too much, connections are ended.
+times such a bound is more than a machine has. So what all hold is summed up whenever as much has
+come in as could make it too much, and then connections are ended. Nothing is counted in between.
 
 Which ones: those where the most bytes have waited the longest. The largest alone would be the
 wrong ones, for who sends fast always has a large message under way, and the next one soon after.
@@ -31,6 +31,8 @@ MAX_BYTES: Final = 128 * 1024 * 1024  # held by all accepted connections of a no
 UNPROVED_SHARE: Final = 4  # peers that have proved nothing get this part of it, together
 UNPROVED_WINDOW: Final = 64 * 1024  # bytes; more than what is sent before the first round trip
 MIN_WINDOW: Final = 64 * 1024  # bytes, with however many connections
+MIN_INTERVAL: Final = 8 * 1024 * 1024  # bytes received between two checks
+MIN_AGE: Final = 0.001  # s
 MAX_AGE: Final = 30.0  # s; whoever waits longer is no worse
 WARN_INTERVAL: Final = 60.0  # s between two log entries
 MAX_GONE: Final = 64  # connections kept after their end, beside as many as are open
@@ -73,7 +75,7 @@ class MemoryStatistics:
 
 
 class ReceiveMemory:
-    """For one node; `check` is to be called whenever some MB have come in."""
+    """For one node; its sockets call `check`."""
 
     def __init__(self, max_bytes: int = MAX_BYTES) -> None:
         self.max_bytes = max_bytes
@@ -103,8 +105,11 @@ class ReceiveMemory:
 
         connection.on_authenticated = widen
 
-    def check(self, now: float) -> None:
-        """Sum up what is held, and end connections if it is too much."""
+    def check(self, now: float) -> int:
+        """Sum up what is held, and end connections if it is too much.
+
+        Returns how many bytes may be received until the next check.
+        """
         held: dict[Holder, int] = {}
         for connection in list(self._connections):
             size = connection.held_bytes
@@ -119,9 +124,12 @@ class ReceiveMemory:
         self._proved = len(held) - len(unproved)
         self._share_windows()
         self._max_held = max(self._max_held, sum(held.values()))
-        self._keep_below(self.max_bytes // UNPROVED_SHARE, unproved, held, now)
-        self._keep_below(self.max_bytes, list(held), held, now)
+        room = min(
+            self._keep_below(self.max_bytes // UNPROVED_SHARE, unproved, held, now),
+            self._keep_below(self.max_bytes, list(held), held, now),
+        )
         self._held = sum(held.values())
+        return max(room, MIN_INTERVAL)
 
     def _share_windows(self) -> None:
         share = self.max_bytes // 2 // max(self._proved, 1)
@@ -136,13 +144,15 @@ class ReceiveMemory:
 
     def _keep_below(
         self, limit: int, some: Sequence[Holder], held: dict[Holder, int], now: float
-    ) -> None:
+    ) -> int:
+        """End some of them until the others are below the limit; returns by how much."""
         excess = sum(held[connection] for connection in some) - limit
         if excess <= 0:
-            return
+            return -excess
 
         def weight(connection: Holder) -> float:
-            return held[connection] * min(now - connection.held_since, MAX_AGE)
+            age = now - connection.held_since
+            return held[connection] * min(max(age, MIN_AGE), MAX_AGE)
 
         ended = 0
         for connection in sorted(some, key=weight, reverse=True):
@@ -161,3 +171,4 @@ class ReceiveMemory:
                 ended,
                 self._ended,
             )
+        return -excess

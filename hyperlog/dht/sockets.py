@@ -15,6 +15,7 @@ from __future__ import annotations
 import heapq
 import logging
 import struct
+import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -40,7 +41,6 @@ LINGER: Final = 3.0  # s that a pool socket outlives its stream, hyperdht lib/so
 MAX_LINGERING: Final = 64  # pool sockets
 MAX_STALE_TIMERS: Final = 1024  # entries of the heap that are kept without use
 MAX_FLUSH_ROUNDS: Final = 16  # calls of datagrams_to_send before other streams get their turn
-VOLUME: Final = 8 * 1024 * 1024  # bytes received between two calls of on_volume
 DATAGRAM_COST: Final = 256  # bytes that the smallest datagram may take up in memory
 
 UDX_MAGIC: Final = b"\xff\x01"
@@ -105,12 +105,13 @@ class Sockets:
         self._backlog: deque[tuple[int, Address, list[bytes]]] = deque()
         self._received = 0
         self._volume = 0
+        self._volume_limit = 0
         self._ignored = 0
         self._dropped = 0
         self.on_rpc: Callable[[list[tuple[bytes, Address, int]]], None] = lambda batch: None
         """Called with every drained batch of dht-rpc datagrams: (data, source, local socket)."""
-        self.on_volume: Callable[[float], None] = lambda now: None
-        """Called with the time whenever VOLUME bytes more have been received."""
+        self.on_volume: Callable[[float], int] = lambda now: sys.maxsize
+        """Called with the time; returns how many bytes are to be received until the next call."""
         self.on_probe: dict[int, Callable[[Address], None]] = {}
         """By pool socket: called with the source of each hole punch probe."""
 
@@ -421,9 +422,9 @@ class Sockets:
         if rpc:
             self.on_rpc(rpc)
         self._volume += volume + DATAGRAM_COST * len(batch)
-        if self._volume >= VOLUME:
+        if self._volume >= self._volume_limit:
             self._volume = 0
-            self.on_volume(now)
+            self._volume_limit = self.on_volume(now)
 
     def _answer_closed(self, data: bytes | memoryview, index: int, now: float) -> None:
         answer = self._closed.receive_datagram(data, now)

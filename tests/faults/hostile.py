@@ -381,6 +381,32 @@ async def big_messages(target: Target) -> Figures:
 
 
 @attack
+async def big_messages_and_silence(target: Target) -> Figures:
+    """One frame of 16 MiB from each of many connections, which then stay open."""
+    taken = 0
+    message = record(0, props=random.Random(target.seed).randbytes(FRAME // 2 - 200).hex())
+    all_sent = trio.Event()
+    connections = target.options.get("connections", 16)
+
+    async def send(dht: DHT, number: int) -> None:
+        nonlocal taken
+        connection = await greeted(dht, target, number)
+        await connection.send(message)
+        await drained(connection, target.seconds)
+        taken += 1
+        if taken == connections:
+            await trio.sleep(0.1)  # for whoever measures
+            all_sent.set()
+        await all_sent.wait()
+        connection.abort()
+
+    async with node(target) as dht, trio.open_nursery() as nursery:
+        for number in range(connections):
+            nursery.start_soon(send, dht, number)
+    return {"megabytes": taken * len(message) // 2**20}
+
+
+@attack
 async def batches_of_small_records(target: Target) -> Figures:
     """As many records in one message as it can hold: the next connection waits meanwhile."""
     size = len(small_record(100_000)) + 1

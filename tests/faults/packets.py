@@ -67,27 +67,43 @@ async def slow_frames(target: Target) -> Figures:
 
 @attack
 async def unfinished_frames(target: Target) -> Figures:
-    """The largest frames that there are, all but their last byte, and then nothing."""
-    sent = ended = 0
+    """The largest frames that there are, all but their last byte, and then nothing.
+
+    With the option `proved` a good record goes before it, so that the key is proved.
+    """
+    sent = done = 0
     frame = bytes(random.Random(target.seed).randbytes(FRAME))
+    wanted = target.options.get("connections", 12)
+    connections: list[Connection] = []
+    all_sent = trio.Event()
 
     async def send(dht: DHT, number: int) -> None:
-        nonlocal sent, ended
+        nonlocal sent, done
         connection = await greeted(dht, target, number)
+        connections.append(connection)
+        if target.options.get("proved"):
+            await connection.send(record(0))
+            await connection.wait_acknowledged()
         frames = connection._secret.seal_many([frame])[:-1]
-        with trio.move_on_after(target.seconds):
-            try:
-                for start in range(0, len(frames), 64 * 1024):
-                    await connection._stream.send_all(frames[start : start + 64 * 1024])
-                    sent += 64 * 1024
-                await trio.sleep_forever()
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                ended += 1
-        connection.abort()
+        try:
+            for start in range(0, len(frames), 64 * 1024):
+                await connection._stream.send_all(frames[start : start + 64 * 1024])
+                sent += 64 * 1024
+            await connection._stream.wait_progress()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass
+        done += 1
+        if done == wanted:
+            all_sent.set()
 
     async with node(target) as dht, trio.open_nursery() as nursery:
-        for number in range(target.options.get("connections", 24)):
+        for number in range(wanted):
             nursery.start_soon(send, dht, number)
+        with trio.move_on_after(target.seconds):
+            await all_sent.wait()
+            await trio.sleep(0.3)  # for whoever measures, and for the server's answer
+        ended = sum(connection.closed for connection in connections)
+        nursery.cancel_scope.cancel()
     return {"megabytes": sent // 2**20, "ended": ended}
 
 
@@ -111,7 +127,7 @@ class _HoleSocket(UDPSocket):
 
 @attack
 async def holes_in_streams(target: Target) -> Figures:
-    """Everything but one early packet, so that all that comes behind has to be kept."""
+    """A good record, then everything but one packet: all that comes behind has to be kept."""
     sent = 0
     text = "x" * 60_000
 
@@ -120,7 +136,9 @@ async def holes_in_streams(target: Target) -> Figures:
         with trio.move_on_after(target.seconds):
             try:
                 connection = await greeted(dht, target, number)
-                for n in count():
+                await connection.send(record(0))
+                await connection.wait_acknowledged()
+                for n in count(1):
                     await connection.send(record(n, props=text))
                     sent += len(text)
             except (DHTError, trio.BrokenResourceError, trio.ClosedResourceError):

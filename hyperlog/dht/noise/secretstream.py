@@ -54,6 +54,7 @@ ID_SIZE: Final = 32  # bytes
 HELLO_SIZE: Final = ID_SIZE + HEADER_SIZE  # bytes behind the length
 COUNTER_SIZE: Final = 8  # bytes in front of an unordered message
 MAC_SIZE: Final = 16  # bytes of a secretbox
+BLOCK_SIZE: Final = 256 * 1024  # bytes of an incomplete frame in one piece
 
 
 def stream_id(handshake_hash: bytes, is_initiator: bool) -> bytes:
@@ -90,7 +91,10 @@ class SecretStreamCore:
         self._written_at: float | None = None
         self._sealer: FrameSealer | None = None
         self._opener: FrameOpener | None = None
-        self._partial = bytearray()  # the frame that is not complete yet
+        # The frame that is not complete yet. In pieces: a growing buffer of 16 MiB leaves holes in
+        # the memory of the process that are as large again.
+        self._partial: list[bytearray] = []
+        self._partial_size = 0
         self._needed = 0  # bytes that _partial must reach before reading it makes sense
         self._counter: int | None = None
         self._unordered_keys: tuple[bytes, bytes] | None = None
@@ -111,11 +115,12 @@ class SecretStreamCore:
     @property
     def held_bytes(self) -> int:
         """Bytes of a frame of the peer that is not complete."""
-        return len(self._partial)
+        return self._partial_size
 
     def discard(self) -> None:
         """Forget the incomplete frame: nothing more will be received."""
-        self._partial = bytearray()
+        self._partial = []
+        self._partial_size = 0
 
     # Writing
 
@@ -165,17 +170,14 @@ class SecretStreamCore:
         """
         if self.error is not None:
             raise self.error
-        data: bytes | bytearray | memoryview
+        parts = chunks if isinstance(chunks, list | tuple) else list(chunks)
+        data: bytes | memoryview = parts[0] if len(parts) == 1 else b"".join(parts)
         if self._partial:
-            data = self._partial
-            for chunk in chunks:
-                data += chunk
-            if len(data) < self._needed:
+            self._add(data)
+            if self._partial_size < self._needed:
                 return []
-            self._partial = bytearray()
-        else:
-            parts = chunks if isinstance(chunks, list | tuple) else list(chunks)
-            data = parts[0] if len(parts) == 1 else b"".join(parts)
+            data = b"".join(self._partial)
+            self.discard()
         messages: list[bytes] = []
         try:
             position = 0
@@ -209,7 +211,7 @@ class SecretStreamCore:
             self.error = Truncated("stream ended inside a frame")
             raise self.error
 
-    def _read_hello(self, data: bytes | bytearray | memoryview) -> int:
+    def _read_hello(self, data: bytes | memoryview) -> int:
         if len(data) < LENGTH_SIZE:
             return 0
         length = int.from_bytes(data[:LENGTH_SIZE], "little")
@@ -225,11 +227,19 @@ class SecretStreamCore:
         self._opener = FrameOpener(self._result.rx, hello[ID_SIZE:])
         return end
 
-    def _keep(self, data: bytes | bytearray | memoryview, position: int) -> None:
-        self._partial = bytearray(memoryview(data)[position:])
+    def _keep(self, data: bytes | memoryview, position: int) -> None:
+        rest = memoryview(data)[position:]
+        self._add(rest)
         self._needed = LENGTH_SIZE
-        if len(self._partial) >= LENGTH_SIZE:
-            self._needed += int.from_bytes(self._partial[:LENGTH_SIZE], "little")
+        if len(rest) >= LENGTH_SIZE:
+            self._needed += int.from_bytes(rest[:LENGTH_SIZE], "little")
+
+    def _add(self, data: bytes | memoryview) -> None:
+        if self._partial and len(self._partial[-1]) < BLOCK_SIZE:
+            self._partial[-1] += data
+        else:
+            self._partial.append(bytearray(data))
+        self._partial_size += len(data)
 
     # Messages outside the stream
 
