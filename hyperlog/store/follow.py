@@ -18,16 +18,16 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol, TypeAlias
+from typing import Final, Protocol
 
 from hyperlog.errors import HyperlogError
 from hyperlog.store.logreader import LogReader, Position
-from hyperlog.store.records import StoredRecord
+from hyperlog.store.records import StoredRecord, record_of
 
-__all__ = ["Destination", "FollowerStatistics", "LineParser", "LogFollower", "Position"]
+__all__ = ["Destination", "FollowerStatistics", "LogFollower", "Position"]
 
 logger = logging.getLogger("hyperlog.store.follow")
 
@@ -44,9 +44,6 @@ CLOSE_TIMEOUT: Final = 5.0  # s for the batch that is being inserted when the fo
 SLICE: Final = 64  # lines made into records before a rest, some 0.5 ms
 BUSY: Final = 0.1  # s after the last lines in which the server counts as busy
 REST: Final = 0.001  # s
-
-LineParser: TypeAlias = Callable[[bytes, bytes], StoredRecord | None]
-"""(source, line) to its record; None if the line is torn or none that stores hold. Never raises"""
 
 
 class Destination(Protocol):
@@ -100,10 +97,11 @@ class LogFollower:
     All methods may be called in any thread.
     """
 
-    def __init__(self, folder: Path, destination: Destination, parse: LineParser) -> None:
+    def __init__(self, folder: Path, destination: Destination, server: str) -> None:
+        """`server` is the public key of the server whose folder it is, hex."""
         self._reader = LogReader(folder)
         self._destination = destination
-        self._parse = parse
+        self._server = server
         self._inserted = 0
         self._failures = 0
         self._last_error: str | None = None
@@ -139,6 +137,12 @@ class LogFollower:
     def lines_written(self, source: bytes, lines: Sequence[bytes]) -> None:
         """A listener of LogWriter."""
         self.notify(source, sum(map(len, lines)) + len(lines))
+
+    def tidy_soon(self) -> None:
+        """Let the destination's `tidy` be called at once."""
+        with self._work:
+            self._tidy_at = 0.0
+            self._work.notify()
 
     @property
     def behind(self) -> int:
@@ -233,9 +237,9 @@ class LogFollower:
     def _parse_lines(
         self, source: bytes, lines: Sequence[bytes], records: list[StoredRecord]
     ) -> None:
-        parse = self._parse
+        server = self._server
         for start in range(0, len(lines), SLICE):
-            made = [parse(source, line) for line in lines[start : start + SLICE]]
+            made = [record_of(line, source, server) for line in lines[start : start + SLICE]]
             records += [record for record in made if record is not None]
             self.breathe()
 

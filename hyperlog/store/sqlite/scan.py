@@ -1,0 +1,189 @@
+"""Goes through the records that a plan finds, in the order of their ids.
+
+Lines come out of SQLite many at a time, as one text: a row each would take and give back the
+interpreter's lock for every one of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cached_property, lru_cache
+from typing import Any, Final
+
+import msgspec
+from msgspec import UNSET
+
+from hyperlog.store.evaluate import Reading
+from hyperlog.store.records import StoredRecord, decode_body, record_of
+from hyperlog.store.sqlite.asking import Question
+from hyperlog.store.sqlite.compiler import Plan
+from hyperlog.store.words import searched_text
+
+__all__ = ["Candidate", "Scan", "id_of", "source_of", "windows"]
+
+FIRST_CHUNK: Final = 200  # lines
+MAX_CHUNK: Final = 2000  # lines
+CHUNK_SIZE: Final = 1024 * 1024  # bytes that a chunk is to have
+WINDOW: Final = 20_000  # records between whose ids the index of words is asked as a condition
+_UNDECODABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
+
+def windows(
+    question: Question, plan: Plan, first: int, end: int, *, newest_first: bool
+) -> Iterator[tuple[int, int]]:
+    """Ranges of ids (from, up to and without), that together are `first` to `end`."""
+    if not plan.windowed:
+        if first < end:
+            yield first, end
+        return
+    while first < end:
+        if newest_first:
+            found = question.row(
+                "select id from records where id >= ? and id < ? order by id desc limit 1 offset ?",
+                (first, end, WINDOW),
+            )
+            start = first if found is None else found[0]
+            yield start, end
+            end = start
+        else:
+            found = question.row(
+                "select id from records where id >= ? and id < ? order by id limit 1 offset ?",
+                (first, end, WINDOW),
+            )
+            stop = end if found is None else found[0]
+            yield first, stop
+            first = stop
+
+
+def source_of(plan: Plan, first: int, end: int) -> tuple[str, list[Any]]:
+    """FROM and WHERE of the candidates with ids from `first` up to and without `end`."""
+    condition = plan.condition.replace(":first", str(first)).replace(":last", str(end - 1))
+    if plan.match is None:
+        return (
+            f"from records r where r.id >= {first} and r.id < {end} and {condition}",
+            plan.values,
+        )
+    return (
+        "from words w cross join records r on r.id = w.rowid where words match ? "
+        f"and w.rowid >= {first} and w.rowid < {end} and {condition}",
+        [plan.match, *plan.values],
+    )
+
+
+def id_of(plan: Plan) -> str:
+    """What candidates are to be ordered by."""
+    return "r.id" if plan.match is None else "w.rowid"
+
+
+class Candidate(Reading):
+    """A line with what the database knows of it; made into a record only if that is asked for."""
+
+    def __init__(
+        self, id: int, level: int, body: bytes, sender: tuple[bytes, str], members: dict[str, Any]
+    ) -> None:
+        self.id = id
+        self.level = level
+        self.body = body
+        self._sender = sender
+        self.members = members  # those that are going to be asked for
+
+    @cached_property
+    def record(self) -> StoredRecord:  # type: ignore[override]
+        record = record_of(self.body, *self._sender)
+        assert record is not None, "only what is a record was taken in"
+        return record
+
+    @cached_property
+    def text(self) -> str:
+        return searched_text(self.record)
+
+
+class Scan:
+    """The candidates of a plan, chunk by chunk."""
+
+    def __init__(self, question: Question, plan: Plan, names: frozenset[str]) -> None:
+        """`names` are the members of the JSON at its top that candidates are to have."""
+        self._question = question
+        self._plan = plan
+        self._names = sorted(names)
+        self._decode = _decoder(tuple(self._names)) if names else None
+        self._senders: dict[int, tuple[bytes, str]] = {}
+        self._size = FIRST_CHUNK
+
+    def chunks(
+        self, first: int, end: int, *, newest_first: bool = True
+    ) -> Iterator[list[Candidate]]:
+        """All with ids from `first` up to and without `end`, in order."""
+        plan = self._plan
+        for start, stop in windows(self._question, plan, first, end, newest_first=newest_first):
+            while start < stop:
+                chunk = self._chunk(start, stop, newest_first)
+                if not chunk:
+                    break
+                yield chunk
+                if newest_first:
+                    stop = chunk[-1].id
+                else:
+                    start = chunk[-1].id + 1
+
+    def _chunk(self, first: int, end: int, newest_first: bool) -> list[Candidate]:
+        source, values = source_of(self._plan, first, end)
+        id = id_of(self._plan)
+        order = "desc" if newest_first else "asc"
+        ids, origins, levels, text = self._question.row(
+            "select group_concat(c.id), group_concat(c.origin), group_concat(c.level), "
+            "cast(group_concat(cast(b.body as text), char(10)) as blob) "
+            f"from (select r.id, r.origin, r.level {source} order by {id} {order} "
+            f"limit {self._size}) c cross join bodies b on b.id = c.id",
+            values,
+        )
+        if ids is None:
+            return []
+        lines = text.split(b"\n")
+        self._size = min(max(CHUNK_SIZE * len(lines) // len(text), 16), MAX_CHUNK)
+        return [
+            Candidate(int(id), int(level), line, self._sender(int(origin)), members)
+            for id, origin, level, line, members in zip(
+                ids.split(","),
+                origins.split(","),
+                levels.split(","),
+                lines,
+                self._members(text, lines),
+                strict=True,
+            )
+        ]
+
+    def _sender(self, origin: int) -> tuple[bytes, str]:
+        known = self._senders.get(origin)
+        if known is None:
+            source, server = self._question.row(
+                "select source, server from origins where id = ?", (origin,)
+            )
+            known = self._senders[origin] = (bytes.fromhex(source), server)
+        return known
+
+    def _members(self, text: bytes, lines: list[bytes]) -> list[dict[str, Any]]:
+        if self._decode is None:
+            return [{}] * len(lines)
+        names = self._names
+        try:
+            found = self._decode(text)
+        except _UNDECODABLE:
+            return [decode_body(line) for line in lines]
+        return [
+            {
+                name: value
+                for name, value in zip(names, msgspec.structs.astuple(one), strict=True)
+                if value is not UNSET
+            }
+            for one in found
+        ]
+
+
+@lru_cache(maxsize=64)
+def _decoder(names: tuple[str, ...]) -> Callable[[bytes], list[msgspec.Struct]]:
+    """Decodes lines as far as these members go; the last of the same name counts."""
+    fields = [(f"member{number}", Any, UNSET) for number in range(len(names))]
+    renamed = {field[0]: name for field, name in zip(fields, names, strict=True)}
+    line = msgspec.defstruct("Line", fields, rename=renamed, gc=False)
+    return msgspec.json.Decoder(line).decode_lines
