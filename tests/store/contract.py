@@ -335,6 +335,8 @@ LARGE_QUERIES = (
 class StoreContract:
     """Inherit and provide `store_factory`."""
 
+    large = LARGE
+
     @pytest.fixture
     def store_factory(self) -> StoreFactory:
         raise NotImplementedError
@@ -600,7 +602,7 @@ class StoreContract:
             assert statistics.last_error is None
 
     async def test_a_hundred_thousand_records(self, store_factory: StoreFactory) -> None:
-        lines = list(realistic_lines(LARGE))
+        lines = list(realistic_lines(self.large))
         records = records_of(lines)
         arrival = {record.id: position for position, record in enumerate(records)}
         queries = [Query(parse(text)) for text in LARGE_QUERIES]

@@ -120,6 +120,8 @@ def holding(kind):
 
 
 class TestListStore(StoreContract):
+    large = 10_000
+
     @pytest.fixture
     def store_factory(self):
         return holding(ListStore)
