@@ -112,7 +112,9 @@ class ConnectionManager:
         self._clock = clock
         self._wall_clock = wall_clock
         self._instances: OrderedDict[tuple[str, str], _Instance] = OrderedDict()
-        """without a connection: in the order in which they were heard of"""
+        """those without a connection in the order in which they were heard of"""
+        self._connected = 0
+        """instances with a connection"""
 
     # -- what is told
 
@@ -128,7 +130,9 @@ class ConnectionManager:
     ) -> LiveConnection:
         """An instance has connected; `closed` has to follow."""
         connection = self._connection(application, instance, transport, socket, key, path)
-        self._instance(application, instance).connections[connection] = None
+        entry = self._instance(application, instance)
+        self._connected += not entry.connections
+        entry.connections[connection] = None
         return connection
 
     def heard(self, connection: LiveConnection, silence: float = 0.0) -> None:
@@ -146,6 +150,7 @@ class ConnectionManager:
         if error is not None:
             instance.last_error = error[:MAX_ERROR]
         if not instance.connections:
+            self._connected -= 1
             self._instances.move_to_end(name)
             self._forget()
 
@@ -235,7 +240,7 @@ class ConnectionManager:
 
     def _forget(self) -> None:
         """Of those without an open connection, drop the ones not heard of for longest."""
-        excess = len(self._instances) - self.open_connections - MAX_INSTANCES
+        excess = len(self._instances) - self._connected - MAX_INSTANCES
         if excess > 0:
             idle = [name for name, one in self._instances.items() if not one.connections]
             for name in idle[:excess]:

@@ -147,30 +147,26 @@ class Permits:
             fault = None if told is None else name_fault(field, told)
             if fault is not None:
                 raise BadRecord(fault)
-        # A pattern of instances must not be passed by telling no instance.
-        named = sender.source.hex()[:8] if instance is None else instance
         claims = sender.claims
         if token is not None:
-            claims = self._verify(token, application, named, sender.key)
-        elif claims is not None:
+            claims = self._verify(token, sender.key)
+        if claims is not None:
             if application not in (None, claims.application):
                 raise TokenError("TOKEN_MISMATCH", "the token is for another application")
-            if not claims.allows_instance(named):
+            application = claims.application
+            instance = instance or _only_instance(claims) or sender.name
+            if not claims.allows_instance(instance):
                 raise TokenError("TOKEN_MISMATCH", "the token is for other instances")
-        elif self.required:
+        elif self.required or sender.key is None:  # pages of any origin can open a WebSocket
             raise TokenError(
                 "TOKEN_REQUIRED", "this server wants an application token: ask its operator"
             )
-        if claims is not None:
-            application = claims.application
         if application is not None or instance is not None:
             application = application or DEFAULT_APPLICATION
-            instance = named
+            instance = instance or sender.name
         sender.application, sender.instance, sender.claims = application, instance, claims
 
-    def _verify(
-        self, token: str, application: str | None, instance: str, key: bytes | None
-    ) -> TokenClaims:
+    def _verify(self, token: str, key: bytes | None) -> TokenClaims:
         if self.authority is None and self._has_registry():
             try:
                 self._open(must=True)
@@ -178,14 +174,8 @@ class Permits:
                 self._complaints.warn("registry", str(error), time.monotonic())
         if self.authority is None:
             raise TokenError("TOKEN_INVALID", "this server has issued no tokens")
-        return self.authority.verify(
-            token,
-            time.time(),
-            scope="ingest",
-            application=application,
-            instance=instance,
-            key=key,
-        )
+        self.reload()  # it may have been issued a moment ago
+        return self.authority.verify(token, time.time(), scope="ingest", key=key)
 
     def _has_registry(self) -> bool:
         return (self._folder / REGISTRY_NAME).exists()
@@ -199,3 +189,8 @@ class Permits:
             if must:
                 raise
             logger.warning("%s. Until then whoever shows a token is refused", error)
+
+
+def _only_instance(claims: TokenClaims) -> str | None:
+    """The one instance that a token is for, unless it is for several."""
+    return None if set("*?[") & set(claims.instances) else claims.instances
