@@ -11,7 +11,7 @@ import pytest
 import trio
 import trio.testing
 
-from hyperlog.dht.errors import KeyPairInUse, PeerNotFound, TooFewNodes
+from hyperlog.dht.errors import KeyPairInUse, NodeDestroyed, PeerNotFound, TooFewNodes
 from hyperlog.dht.hyperdht import open_dht
 from hyperlog.dht.keys import KeyPair
 from hyperlog.dht.testing import testnet
@@ -76,6 +76,28 @@ async def test_closing_the_node_ends_its_connections_at_both_ends():
             await connection.receive()
         with pytest.raises(trio.ClosedResourceError):
             await listener.accept()
+
+
+async def test_a_closed_node_says_that_it_is_closed(autojump_clock):
+    async with sim_dht(3) as net:
+        factory = net.network.host("7.7.7.7")
+        nobody = KeyPair.generate().public_key
+        async with trio.open_nursery() as nursery:
+
+            async def connect_meanwhile(dht):
+                with pytest.raises(NodeDestroyed):
+                    await dht.connect(nobody)
+
+            async with open_dht(
+                bootstrap=net.bootstrap, host="7.7.7.7", socket_factory=factory
+            ) as dht:
+                await dht.bootstrapped()
+                nursery.start_soon(connect_meanwhile, dht)
+                await trio.testing.wait_all_tasks_blocked()
+            with pytest.raises(NodeDestroyed):
+                await dht.connect(nobody)
+            with pytest.raises(NodeDestroyed):
+                await dht.listen()
 
 
 async def test_a_cancelled_node_still_withdraws(autojump_clock):

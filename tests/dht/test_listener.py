@@ -296,6 +296,59 @@ async def test_a_flood_of_handshakes_is_bounded_and_an_honest_client_connects_ri
         assert server.statistics().sockets.streams == 1
 
 
+async def test_what_is_not_admitted_costs_nothing_and_gets_no_answer(autojump_clock):
+    async with sim_dht(3) as net:
+        server, client = await net.add(firewalled=False), await net.add(firewalled=False)
+        asked = []
+
+        def admit(source, relay):
+            asked.append((source, relay))
+            return len(asked) > 2
+
+        listener = await server.listen(admit=admit)
+        raw = RawClient(client, listener.public_key)
+        noise = raw.first_message()
+        with pytest.raises(RequestTimeout):
+            await raw.ask(noise, server.address)
+        with pytest.raises(RequestTimeout):
+            await raw.ask(noise, server.address, mode=FROM_RELAY, peer=("7.7.7.7", 7))
+        assert asked == [(client.address, None), (("7.7.7.7", 7), client.address)]
+        statistics = listener.statistics()
+        assert (statistics.held_off, statistics.handshakes) == (2, 0)
+        assert table_sizes(listener) == (0, 0)
+        assert server.statistics().sockets.streams == 0
+        assert (await raw.ask(noise, server.address)).value  # the very same message, later
+        await raw.ask(noise, server.address)  # known: not asked again
+        assert len(asked) == 3
+        assert listener.statistics().handshakes == 1
+
+
+async def test_an_admission_that_fails_lets_nobody_in(autojump_clock, caplog):
+    async with sim_dht(2) as net:
+        server, client = await net.add(firewalled=False), await net.add()
+
+        def broken(source, relay):
+            raise ZeroDivisionError
+
+        listener = await server.listen(admit=broken)
+        raw = RawClient(client, listener.public_key)
+        caplog.set_level(logging.CRITICAL, "hyperlog.dht.listener")
+        with pytest.raises(RequestTimeout):
+            await raw.ask(raw.first_message(), server.address)
+        assert listener.statistics().held_off == 1
+
+
+async def test_a_client_that_is_held_off_for_a_moment_still_connects(autojump_clock):
+    async with sim_dht(3) as net:
+        server, client = await net.add(firewalled=False), await net.add()
+        calls = []
+        listener = await server.listen(admit=lambda *source: calls.append(source) or len(calls) > 2)
+        await listener.wait_announced()
+        connection = await client.connect(listener.public_key, relay_addresses=[server.address])
+        await connection.send(b"patient")
+        assert await (await listener.accept()).receive() == b"patient"
+
+
 async def flood_for_hole_punches(net, server, listener, count):
     client = await net.add(firewalled=True)
     relay = listener.announcer.relays[0].relay_address

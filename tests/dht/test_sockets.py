@@ -127,6 +127,25 @@ async def test_datagrams_go_where_their_first_bytes_say(autojump_clock):
         assert (statistics.datagrams_received, statistics.datagrams_ignored) == (8, 5)
 
 
+async def test_the_volume_is_told_whenever_as_much_as_was_asked_for_has_come(autojump_clock):
+    async with sim_network() as network:
+        factories = [network.host("1.1.1.1"), network.host("2.2.2.2")]
+        async with open_sockets(2, factories) as (left, right):
+            asked = iter([10_000, 50_000, 10**9])
+            told = []
+
+            def on_volume(now):
+                told.append(right.statistics().datagrams_received)
+                return next(asked)
+
+            right.on_volume = on_volume
+            for _ in range(100):
+                left.send(SERVER, right.local_address(SERVER), b"\xff" * 1000)
+                await trio.sleep(1)
+            # Each datagram counts for a little more than its length.
+            assert told == [1, 9, 49]
+
+
 async def test_a_stream_takes_its_packets_from_every_socket(autojump_clock):
     async with sim_network() as network:
         factories = [network.host("1.1.1.1"), network.host("2.2.2.2")]

@@ -225,6 +225,20 @@ def test_a_large_frame_in_small_chunks():
     assert received == [message, b"after"]
 
 
+def test_what_an_incomplete_frame_holds_is_told_and_can_be_forgotten():
+    a, b = open_pair()
+    frame = a.seal(bytes(1_000_000))
+    for start in range(0, 900_000, 1000):
+        assert b.receive([frame[start : start + 1000]]) == []
+    assert b.held_bytes == 900_000
+    assert max(map(len, b._partial)) < 300_000  # in pieces, or the heap would get holes
+    assert b.receive([frame[900_000:], a.seal(b"next")]) == [bytes(1_000_000), b"next"]
+    assert b.held_bytes == 0
+    assert b.receive([a.seal(b"cut")[:-1]]) == []
+    b.discard()
+    assert b.held_bytes == 0
+
+
 def test_the_largest_message_of_the_wire_format():
     a, b = open_pair()
     message = bytes(MAX_MESSAGE)

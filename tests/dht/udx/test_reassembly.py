@@ -111,3 +111,37 @@ def test_many_random_gaps_merge_into_one_range():
     for seq in seqs:
         assert buffer.hold(seq, b"x")
     assert buffer.blocks(10) == [(1, 3000)]
+
+
+def test_a_smaller_window_takes_nothing_back():
+    buffer = ReceiveBuffer(100_000, 0)
+    buffer.resize(10_000)
+    assert buffer.free_window == 10_000
+    for seq in range(90):  # the peer has not heard of it yet
+        assert buffer.append(bytes(1000))
+        assert buffer.hold(200 + seq, bytes(500))
+    assert buffer.free_window == 0
+    buffer.resize(400_000)
+    assert buffer.free_window == 400_000 - 90_000 - 45_000
+    assert all(buffer.append(bytes(1000)) for _ in range(600))
+
+
+def test_copied_views_let_go_of_the_receive_buffer():
+    joined = bytearray(64 * 1024)
+    buffer = ReceiveBuffer(1 << 20, 0)
+    buffer.append(memoryview(joined)[:300])
+    with pytest.raises(BufferError):
+        joined.clear()
+    buffer.copy_views()
+    joined.clear()
+    assert buffer.read(None) == [bytes(300)]
+
+
+def test_what_is_dropped_counts_no_more():
+    buffer = ReceiveBuffer(1 << 20, 0)
+    buffer.append(bytes(1000))
+    buffer.hold(2, b"x")
+    assert buffer.charge == 1001
+    buffer.drop_all()
+    assert (buffer.charge, buffer.readable_bytes, buffer.has_gap) == (0, 0, False)
+    assert buffer.read(None) == []

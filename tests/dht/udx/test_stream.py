@@ -237,6 +237,34 @@ def test_reading_reopens_a_window_that_was_nearly_shut():
     assert core.datagrams_to_send(0.2) == []
 
 
+def test_a_window_made_far_larger_is_told_at_once():
+    core = connected(receive_window=10_000)
+    feed(core, 1.0, DATA, 0, payload=bytes(1000))
+    assert sent(core, 1.0)[0].rwnd == 9000
+    core.set_receive_window(12_000)
+    assert sent(core, 1.0) == []
+    core.set_receive_window(100_000)
+    assert [(p.flags, p.rwnd) for p in sent(core, 1.0)] == [(STATE, 99_000)]
+    core.set_receive_window(5_000)  # the peer hears of it with the next acknowledgement
+    assert sent(core, 1.0) == []
+    feed(core, 2.0, DATA, 1, payload=bytes(1000))
+    assert sent(core, 2.0)[0].rwnd == 3000
+
+
+def test_held_bytes_count_data_and_messages_until_they_are_read_or_discarded():
+    core = connected()
+    feed(core, 1.0, DATA, 0, payload=bytes(1000))
+    feed(core, 1.0, DATA, 2, payload=bytes(300))
+    feed(core, 1.0, MESSAGE, payload=bytes(50))
+    assert core.held_bytes == 1350
+    core.read(400)
+    assert core.held_bytes == 950
+    events(core)
+    assert core.held_bytes == 900
+    core.discard()
+    assert core.held_bytes == 0
+
+
 def test_data_beyond_the_window_is_dropped_counted_and_never_acknowledged():
     core = connected(receive_window=100_000)
     for seq in range(400):
