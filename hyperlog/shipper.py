@@ -5,6 +5,10 @@ traced, makes JSON of it and puts it into the spool, whether there is a connecti
 is what survives the process, and what bounds memory and disk. The other task connects, sends what
 the server does not have, and starts over when the connection is lost.
 
+A lone trace is sent at once. A burst comes from a loop that needs the interpreter for itself, and
+would share it with us: what it traces is left alone for a moment, then put into the spool in large
+batches, which has to happen within 100 ms, and is sent after that.
+
 "Delivered" means that the server has acknowledged the records. A server of the JavaScript rule
 acknowledges nothing; then it means that the peer's transport has acknowledged the bytes. What such
 a server loses in spite of it (it is killed before it writes) the session keeps, and sends again
@@ -49,7 +53,10 @@ __all__ = ["DEFAULT_MAX_BUFFER_BYTES", "Shipper"]
 logger = logging.getLogger("hyperlog.client")
 
 DEFAULT_MAX_BUFFER_BYTES: Final = 64 * 1024 * 1024
-BATCH: Final = 256  # traces encoded before other tasks get their turn, about 1 ms
+BATCH: Final = 256  # traces encoded before other tasks get their turn, about 1 ms; more is a burst
+BURST_BATCH: Final = 1024  # the same in a burst: each turn of the loop costs it a switch interval
+BURST_REST: Final = 0.03  # s that a burst is left alone
+BURST_HOLD: Final = 0.2  # s from the beginning of a burst until it is sent, unless it ends before
 SEND_BATCH: Final = 256 * 1024  # bytes given to the connection at a time
 GREETING_TIMEOUT: Final = 10.0  # s from an open connection to the server's first message
 INITIAL_PROPS_TIMEOUT: Final = 30.0  # s that connecting waits for them
@@ -88,9 +95,11 @@ class Shipper:
         self._config = config
         self._ignored = config.ignore_class_names
         self._identity = Identity(config.application, config.instance, config.token)
-        # A quarter is for traces: a program that cannot connect must still take new ones in.
-        self._queue: TraceQueue[PendingTrace] = TraceQueue(max_buffer_bytes // 4)
-        message_bytes = max_buffer_bytes - max_buffer_bytes // 4
+        # Half is for traces: a program that cannot connect must still take new ones in, and loops
+        # that trace are faster when there is room for what they bring within 100 ms.
+        queue_bytes = max_buffer_bytes // 2
+        self._queue: TraceQueue[PendingTrace] = TraceQueue(queue_bytes)
+        message_bytes = max_buffer_bytes - queue_bytes
         self._folder: SpoolFolder | None = None
         # As long as JavaScript's Math.random().toString().slice(2); only digits are safe to assume.
         session_id = str(secrets.randbelow(10**18))
@@ -216,20 +225,28 @@ class Shipper:
         return bool(self._queue.pending or self._requests)
 
     async def _collect(self) -> None:
+        limit, sent_at = BATCH, 0.0
         while True:
             requests = len(self._requests)
             numbered = self._spool.next_number
-            drained = self.session.drain(time.time(), BATCH)
-            if self._spool.next_number > numbered:
+            drained = self.session.drain(time.time(), limit)
+            ended = drained < limit
+            if self._spool.next_number > numbered and (ended or trio.current_time() >= sent_at):
                 self._sendable.unpark_all()
-            if drained < BATCH:
+            if ended:
+                limit, sent_at = BATCH, 0.0
                 # The queue was empty after the requests had come: all they mean has a number now.
                 for _ in range(requests):
                     self._flushes.append((self._spool.next_number, self._requests.popleft()))
                 while len(self._flushes) > MAX_FLUSHES:
                     self._flushes.popleft()[1](False)
                 self._resolve_delivered()
+                if self._spool.fault is not None:
+                    self._spool.put(())  # tries the disk again, now and then
                 await self.bell.wait(self._has_work)
+            elif limit == BATCH:
+                limit, sent_at = BURST_BATCH, trio.current_time() + BURST_HOLD
+                await trio.sleep(0 if self._requests else BURST_REST)
             else:
                 await trio.lowlevel.checkpoint()
 

@@ -61,7 +61,7 @@ class TraceQueue(Generic[T]):
     @property
     def crowded(self) -> bool:
         """Whether traces are near to being pushed out; any thread may ask."""
-        return len(self._items) * 4 > self._limit * 3
+        return len(self._items) * 8 > self._limit * 7
 
     # -- the owner's thread
 

@@ -245,6 +245,40 @@ async def test_a_tight_loop_of_many_traces_loses_nothing(tmp_path, client):
     assert client.statistics().lost == 0
 
 
+async def test_a_burst_is_left_alone_at_first_and_a_lone_trace_is_not(autojump_clock):
+    sockets = Sockets()
+    client = Client()
+    async with client.running(create_socket=sockets):
+        await trio.testing.wait_all_tasks_blocked()
+        server, began_at = sockets.servers[0], trio.current_time()
+
+        async def numbers(count):
+            return [json.loads(await server.receive())["traceNumber"] for _ in range(count)]
+
+        Order().place(0)
+        assert await numbers(1) == [0]
+        assert trio.current_time() == began_at
+        for n in range(1, 5001):
+            Order().place(n)
+        assert await numbers(5000) == list(range(1, 5001))
+        assert 0.03 <= trio.current_time() - began_at <= 0.3
+        assert await client.wait_flushed()
+
+
+async def test_a_disk_that_works_again_is_used_though_nothing_is_traced(
+    tmp_path, client, monkeypatch, caplog
+):
+    monkeypatch.setattr("hyperlog.doorbell.MAX_WAIT", 0.05)
+    monkeypatch.setattr("hyperlog.diskspool.session.RETRY", 0.1)
+    spool = tmp_path / "spool"
+    spool.write_text("no folder")
+    client.start(NOBODY, bootstrap=NOWHERE, key_pair=KeyPair.generate(), spool=spool)
+    Order().place(0)
+    await until(lambda: "the spool cannot be written" in caplog.text)
+    spool.unlink()
+    await until(lambda: b"order-placed" in b"".join(f.read_bytes() for f in spool.rglob("*.seg")))
+
+
 async def test_what_the_buffer_cannot_hold_is_told_in_the_log(tmp_path):
     client = Client(max_buffer_bytes=256 * 1024)
     async with local_server(tmp_path) as server:
