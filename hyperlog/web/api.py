@@ -12,7 +12,6 @@ from typing import Any, Final
 
 import msgspec
 import trio
-from msgspec import Raw
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
@@ -22,14 +21,15 @@ from hyperlog.store.answers import Page, Store, Top
 from hyperlog.store.language import parse
 from hyperlog.store.levels import LEVEL_NAMES, level_of_name
 from hyperlog.store.query import And, Compare, Expression, Query
-from hyperlog.store.records import StoredRecord
 from hyperlog.store.times import ms_iso, parse_time
 from hyperlog.tokens import EVERY_APPLICATION
-from hyperlog.web.auth import claims_of, readable_bucket, service_of
+from hyperlog.web.auth import claims_of, readable_bucket
 from hyperlog.web.endpoint import Answer, Arguments, Endpoint, Parameter, arguments_of
 from hyperlog.web.problems import Problem
+from hyperlog.web.recordjson import RECORD, encode_record, record_members
+from hyperlog.web.state import service_of
 
-__all__ = ["ENDPOINTS", "FILTERS", "encode_record", "expression_of", "json_response"]
+__all__ = ["ENDPOINTS", "FILTERS", "expression_of", "json_response"]
 
 QUERY_TIMEOUT: Final = 30.0  # s
 MAX_QUERIES: Final = 16  # answered at a time
@@ -144,30 +144,6 @@ def _query_problem(error: QueryError) -> Problem:
 # -- answers
 
 
-def encode_record(record: StoredRecord) -> bytes:
-    """A record as JSON: what the server knows of it, and under `body` the line."""
-    return _encode(_members(record))
-
-
-def _members(record: StoredRecord) -> dict[str, Any]:
-    return {
-        "id": record.id,
-        "server": record.server,
-        "source": record.source,
-        "bucket": record.bucket,
-        "instance": record.instance,
-        "key": record.key,
-        "session": record.session,
-        "number": record.number,
-        "time": ms_iso(record.time),
-        "clientTime": None if record.client_time is None else ms_iso(record.client_time),
-        "level": LEVEL_NAMES[record.level],
-        "kind": record.kind,
-        "message": record.message,
-        "body": Raw(record.body),
-    }
-
-
 def json_response(content: Any, status: int = 200) -> Response:  # noqa: ANN401 - JSON
     return Response(_encode(content), status, media_type="application/json")
 
@@ -242,7 +218,7 @@ async def get_records(request: Request) -> Response:
             cursor=arguments["cursor"],
             order=arguments["order"],
         )
-    members = [_members(record) for record in page.records]
+    members = [record_members(record) for record in page.records]
     return json_response({"records": members, "cursor": page.cursor})
 
 
@@ -317,26 +293,6 @@ async def get_facets(request: Request) -> Response:
 
 
 _NULLABLE: Final = {"type": ["string", "null"]}
-RECORD: Final = {
-    "type": "object",
-    "required": ["id", "bucket", "instance", "time", "level", "kind", "message", "body"],
-    "properties": {
-        "id": {"type": "string", "description": "stable"},
-        "server": {"type": "string", "description": "public key of the server that wrote it"},
-        "source": {"type": "string", "description": "name of its log file, without .log"},
-        "bucket": {"type": "string", "description": "application"},
-        "instance": {"type": "string"},
-        "key": {**_NULLABLE, "description": "public key of a sender over HyperDHT"},
-        "session": _NULLABLE,
-        "number": {"type": ["integer", "null"]},
-        "time": {"type": "string", "format": "date-time", "description": "when it was received"},
-        "clientTime": {**_NULLABLE, "description": "when it was made, as its sender says"},
-        "level": {"type": "string", "enum": [*LEVEL_NAMES.values()]},
-        "kind": {"type": "string", "enum": ["trace", "log", "note", "gap"]},
-        "message": {"type": "string"},
-        "body": {"type": "object", "description": "the line as it stands in the log file"},
-    },
-}
 _APPS: Final = {
     "type": "object",
     "additionalProperties": {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
@@ -14,14 +13,13 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 from hyperlog.web import api, health, ingest, live, metrics
-from hyperlog.web.body import BodyRoom
 from hyperlog.web.endpoint import Answer, Endpoint, arguments_of
 from hyperlog.web.guard import Guard
 from hyperlog.web.hosts import HostList
-from hyperlog.web.linecount import LineCounter
 from hyperlog.web.openapi import describe
 from hyperlog.web.problems import Problem, problem_response
 from hyperlog.web.service import Service
+from hyperlog.web.state import Shared
 
 __all__ = ["ENDPOINTS", "create_app"]
 
@@ -63,14 +61,9 @@ def create_app(service: Service, routes: Sequence[BaseRoute] = ()) -> Starlette:
         exception_handlers={HTTPException: _answer_error},
     )
     app.router.redirect_slashes = False
-    counter = LineCounter()
-    service.tail.observers = (*service.tail.observers, counter.lines_written)
-    app.state.service = service
-    app.state.body_room = BodyRoom()
-    app.state.tail_texts = live.Texts()
-    app.state.line_counter = counter
-    app.state.requests = Counter()
-    app.state.http_server = None
+    shared = Shared(service)
+    service.tail.observers = (*service.tail.observers, shared.lines.lines_written)
+    app.state.shared = shared
     return app
 
 

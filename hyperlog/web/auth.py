@@ -13,24 +13,18 @@ from starlette.requests import HTTPConnection
 from hyperlog.errors import TokenError
 from hyperlog.tokens import EVERY_APPLICATION, Scope, TokenAuthority, TokenClaims
 from hyperlog.web.problems import Problem
-from hyperlog.web.service import Service
+from hyperlog.web.state import service_of
 
 __all__ = [
     "bearer_token",
     "claims_of",
     "readable_bucket",
-    "service_of",
     "token_problem",
     "tokens_of",
 ]
 
 MAX_AUTHORIZATION: Final = 4200  # characters of the header; a token has at most 4096
 _STATUS: Final = {"TOKEN_MISMATCH": 403}
-
-
-def service_of(request: HTTPConnection) -> Service:
-    service: Service = request.app.state.service
-    return service
 
 
 def tokens_of(request: HTTPConnection) -> TokenAuthority:
@@ -70,8 +64,8 @@ def claims_of(request: HTTPConnection, scope: Scope) -> TokenClaims:
         raise token_problem(
             TokenError(
                 "TOKEN_REQUIRED",
-                f"this needs an application token of scope {scope}, in a "
-                "header Authorization: Bearer; hyperlog token issue makes one",
+                f"this needs an application token of scope {scope}, in a header "
+                "Authorization: Bearer; hyperlog token issue makes one",
             )
         )
     try:

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import logging
 import socket as stdlib_socket
+import struct
 from collections.abc import Awaitable, Callable
 from typing import Final
 
 import h11
 import trio
 from hypercorn.config import Config
-from hypercorn.events import Event, RawData
-from hypercorn.protocol.h11 import H11Protocol
+from hypercorn.events import Closed, Event, RawData
+from hypercorn.protocol.h11 import H11Protocol, H11WSConnection
 from hypercorn.trio.task_group import TaskGroup
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
@@ -29,8 +30,14 @@ __all__ = ["HTTPConnection"]
 logger = logging.getLogger("hyperlog.web.connection")
 
 SEND_TIMEOUT: Final = 20.0  # s for SEND_SIZE bytes; then the peer does not read
+RECEIVE_SIZE: Final = 64 * 1024  # bytes
 SEND_SIZE: Final = 64 * 1024  # bytes
 UNACKNOWLEDGED_TIMEOUT: Final = 30.0  # s that sent bytes may stay without any answer of the system
+CLOSE_TIMEOUT: Final = 5.0  # s from our closing a WebSocket to its end
+WEBSOCKET_CLOSE: Final = b"\x88"  # first byte of a frame
+TCP_INFO_SIZE: Final = 104  # bytes of Linux's struct tcp_info, of which we need
+TCP_INFO_RTT: Final = struct.Struct("=I")
+TCP_INFO_RTT_OFFSET: Final = 68
 LAST_TASKS_TIMEOUT: Final = 40.0  # s for what a peer began that is gone; a write may take 30
 
 
@@ -79,6 +86,8 @@ class HTTPConnection(TCPServer):
         super().__init__(app, config, context, {}, stream)  # type: ignore[arg-type]
         self.cut_off: str | None = None
         """why it was ended from this side"""
+        self.heard_at = trio.current_time()
+        """when something last came, in trio's time"""
         self._scope = trio.CancelScope()
         _end_without_answers(stream)
 
@@ -91,6 +100,20 @@ class HTTPConnection(TCPServer):
     def end(self) -> None:
         """End it: everything has been said."""
         self._scope.cancel()
+
+    @property
+    def round_trip_time(self) -> float | None:
+        """s, as the system measures it; None if it does not tell."""
+        try:
+            information = self.stream.getsockopt(
+                stdlib_socket.IPPROTO_TCP, stdlib_socket.TCP_INFO, TCP_INFO_SIZE
+            )
+        except (AttributeError, OSError, trio.ClosedResourceError):
+            return None
+        if len(information) < TCP_INFO_SIZE:
+            return None
+        microseconds: int = TCP_INFO_RTT.unpack_from(information, TCP_INFO_RTT_OFFSET)[0]
+        return microseconds / 1e6
 
     async def run(self) -> None:
         """Serve it to its end; raises nothing of its own."""
@@ -124,13 +147,30 @@ class HTTPConnection(TCPServer):
             await self._read_data()
             await self.idle_task.stop()
             tasks.background.cancel()
-            self._scope.deadline = trio.current_time() + LAST_TASKS_TIMEOUT
+            deadline = trio.current_time() + LAST_TASKS_TIMEOUT
+            self._scope.deadline = min(self._scope.deadline, deadline)
+
+    async def _read_data(self) -> None:
+        while True:
+            try:
+                data = await self.stream.receive_some(RECEIVE_SIZE)
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                break
+            self.heard_at = trio.current_time()
+            await self.protocol.handle(RawData(bytes(data)))
+            if not data:
+                break
+        await self.protocol.handle(Closed())
 
     async def protocol_send(self, event: Event) -> None:
         """Called by hypercorn with what is to be sent, and with what has changed."""
         if not isinstance(event, RawData):
             await super().protocol_send(event)
             return
+        is_websocket = isinstance(getattr(self.protocol, "connection", None), H11WSConnection)
+        if is_websocket and event.data[:1] == WEBSOCKET_CLOSE:
+            # Hypercorn also closes for what is too large, and the application does not hear of it.
+            self._scope.deadline = min(self._scope.deadline, trio.current_time() + CLOSE_TIMEOUT)
         async with self.send_lock:
             try:
                 for start in range(0, len(event.data), SEND_SIZE):

@@ -20,6 +20,7 @@ import trio
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from hyperlog.limits import Complaints
 from hyperlog.web.hosts import HostList
 from hyperlog.web.problems import Problem, problem_response
 
@@ -52,6 +53,7 @@ class Guard:
         self._app = app
         self._hosts = hosts
         self._requests = 0
+        self._complaints = Complaints(logger)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -67,6 +69,9 @@ class Guard:
             self._check(scope, headers)
             await self._app(scope, exchange.receive, exchange.send)
         except Problem as problem:
+            code = problem.members.get("code", "")
+            if code.startswith("TOKEN_"):
+                self._count_refusal(scope, code, request_id)
             await exchange.fail(problem)
         except Exception:  # isolates one request from the rest
             logger.exception("[%s] answering %s failed", request_id, _name(scope))
@@ -78,8 +83,14 @@ class Guard:
                 "[%s] %s %s %.1f ms", request_id, _name(scope), exchange.status, milliseconds
             )
             endpoint = getattr(scope.get("endpoint"), "__name__", "none")
-            scope["app"].state.requests[endpoint, exchange.status] += 1
+            scope["app"].state.shared.answers[endpoint, exchange.status] += 1
         await exchange.finish()
+
+    def _count_refusal(self, scope: Scope, code: str, request_id: str) -> None:
+        scope["app"].state.shared.refusals[code] += 1
+        host = (scope.get("client") or ("unknown",))[0]
+        text = f"[{request_id}] a request of {host} was refused ({code})"
+        self._complaints.warn(code, text, time.monotonic())
 
     def _check(self, scope: Scope, headers: Headers) -> None:
         hosts = headers.getlist("host")

@@ -11,8 +11,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from hyperlog.web.api import json_response
-from hyperlog.web.auth import service_of
 from hyperlog.web.endpoint import Answer, Endpoint, arguments_of
+from hyperlog.web.state import service_of
 
 __all__ = ["ENDPOINTS"]
 

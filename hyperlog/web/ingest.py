@@ -21,13 +21,14 @@ from hyperlog.records import DEFAULT_APPLICATION, instance_source
 from hyperlog.senders import Sender
 from hyperlog.tokens import TokenClaims
 from hyperlog.web.api import json_response
-from hyperlog.web.auth import bearer_token, claims_of, service_of, token_problem
-from hyperlog.web.body import Body, BodyRoom
+from hyperlog.web.auth import bearer_token, claims_of, token_problem
+from hyperlog.web.body import Body
 from hyperlog.web.endpoint import Answer, Endpoint, Schema, arguments_of
 from hyperlog.web.link import WebSocketLink
 from hyperlog.web.logformat import BadField, Entry, parse_record_untrusted, split_records_untrusted
 from hyperlog.web.otlp import parse_logs_untrusted, parse_traces_untrusted
 from hyperlog.web.problems import Problem
+from hyperlog.web.state import service_of, shared_of
 
 __all__ = ["ENDPOINTS", "ingest_websocket"]
 
@@ -170,18 +171,13 @@ def peer_of(request: HTTPConnection) -> str:
 async def post_logs(request: Request) -> Response:
     arguments_of(request, ())
     claims = claims_of(request, "ingest")
-    with Body(request, body_room(request)) as body:
+    with Body(request, shared_of(request).room) as body:
         data = await body.read()
         delivery = Delivery(request, claims)
         await delivery.run(_parsed(data, request.headers.get("content-type", "")))
     if not delivery.accepted and delivery.errors:
         raise delivery.problem()
     return json_response(delivery.answer(), 207 if delivery.errors else 200)
-
-
-def body_room(request: HTTPConnection) -> BodyRoom:
-    room: BodyRoom = request.app.state.body_room
-    return room
 
 
 def _parsed(data: bytes, content_type: str) -> list[Parsed]:
@@ -231,7 +227,7 @@ async def _take_otlp(
             "OTLP is taken as JSON: set OTEL_EXPORTER_OTLP_PROTOCOL=http/json, or encoding: json",
             field="Content-Type",
         )
-    with Body(request, body_room(request)) as body:
+    with Body(request, shared_of(request).room) as body:
         data = await body.read()
         try:
             entries = parse(data, time.time())

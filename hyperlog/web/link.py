@@ -30,6 +30,14 @@ class WebSocketLink:
         connection: HTTPConnection = websocket.scope["state"]["connection"]
         self._connection = connection
 
+    @property
+    def round_trip_time(self) -> float | None:
+        return self._connection.round_trip_time
+
+    @property
+    def heard_at(self) -> float:
+        return self._connection.heard_at
+
     async def send_many(self, values: Sequence[bytes], /) -> None:
         """Send them; waits for a peer that reads slowly.
 
@@ -65,4 +73,7 @@ class WebSocketLink:
             await self._websocket.close()
 
     def abort(self) -> None:
-        self._connection.abort("the server ended the connection")
+        """End it at once, unless it is over anyway: then the peer may read what was said last."""
+        states = (self._websocket.application_state, self._websocket.client_state)
+        if WebSocketState.DISCONNECTED not in states:
+            self._connection.abort("the server ended the connection")

@@ -9,7 +9,6 @@ out and counted. One that does not read at all is cut off by its connection.
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -20,35 +19,19 @@ from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from hyperlog.store.query import Expression
-from hyperlog.store.records import StoredRecord
 from hyperlog.tail import Seen, Tail, Viewer
 from hyperlog.tokens import TokenAuthority, TokenClaims
-from hyperlog.web.api import FILTERS, encode_record, expression_of
-from hyperlog.web.auth import claims_of, readable_bucket, service_of, tokens_of
+from hyperlog.web.api import FILTERS, expression_of
+from hyperlog.web.auth import claims_of, readable_bucket, tokens_of
 from hyperlog.web.endpoint import Answer, Endpoint, arguments_of
 from hyperlog.web.problems import Problem
+from hyperlog.web.state import shared_of
 
-__all__ = ["ENDPOINTS", "EventStream", "Texts", "tail_websocket"]
+__all__ = ["ENDPOINTS", "EventStream", "tail_websocket"]
 
 INTERVAL: Final = 0.1  # s between two messages to a viewer
 KEEP_ALIVE: Final = 15.0  # s of silence until a comment is sent; proxies cut off what is silent
 TOKEN_CHECK: Final = 0.5  # s between two looks at the token of a viewer
-REMEMBERED: Final = 2048  # records whose JSON is kept, for the next viewer
-
-
-class Texts:
-    """The JSON of the latest records: all viewers get the same."""
-
-    def __init__(self) -> None:
-        self._texts: OrderedDict[str, bytes] = OrderedDict()
-
-    def text_of(self, record: StoredRecord) -> bytes:
-        text = self._texts.get(record.id)
-        if text is None:
-            text = self._texts[record.id] = encode_record(record)
-            if len(self._texts) > REMEMBERED:
-                self._texts.popitem(last=False)
-        return text
 
 
 class _View:
@@ -59,9 +42,9 @@ class _View:
         bucket = readable_bucket(request, arguments["bucket"])
         self.where: Expression | None = expression_of(arguments, bucket)
         self.claims: TokenClaims = claims_of(request, "read")
-        self.tail: Tail = service_of(request).tail
+        self.tail: Tail = shared_of(request).service.tail
         self._tokens: TokenAuthority = tokens_of(request)
-        self.texts: Texts = request.app.state.tail_texts
+        self.texts = shared_of(request).texts
         if not self.tail.has_room:
             raise Problem(503, "too many viewers", code="LIMIT", retry_after=30)
 

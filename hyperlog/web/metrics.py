@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
@@ -26,10 +26,11 @@ from starlette.responses import Response
 from hyperlog.errors import TokenError
 from hyperlog.limits import LimitStatistics
 from hyperlog.tokens import EVERY_APPLICATION
-from hyperlog.web.auth import bearer_token, claims_of, service_of, token_problem
+from hyperlog.web.auth import bearer_token, claims_of, token_problem
 from hyperlog.web.endpoint import Answer, Endpoint, arguments_of
-from hyperlog.web.linecount import TRACE_LABELS, LineCounter
+from hyperlog.web.linecount import TRACE_LABELS
 from hyperlog.web.service import Service
+from hyperlog.web.state import Shared, shared_of
 
 __all__ = ["ENDPOINTS", "exposition"]
 
@@ -45,8 +46,7 @@ _ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 async def get_metrics(request: Request) -> Response:
     arguments_of(request, ())
     _check_reader(request)
-    state = request.app.state
-    text = exposition(service_of(request), state.line_counter, state.requests, state.http_server)
+    text = exposition(shared_of(request))
     return Response(text, media_type=None, headers={"Content-Type": CONTENT_TYPE})
 
 
@@ -68,15 +68,10 @@ def _is_local(request: HTTPConnection) -> bool:
 # -- the text
 
 
-def exposition(
-    service: Service,
-    lines: LineCounter,
-    requests: Counter[tuple[str, int]],
-    http_server: Any,  # noqa: ANN401
-) -> str:
+def exposition(shared: Shared) -> str:
     """All metrics."""
     parts: list[str] = []
-    for name, kind, text, samples in _metrics(service, lines, requests, http_server):
+    for name, kind, text, samples in _metrics(shared):
         parts.append(f"# HELP {name} {text}\n# TYPE {name} {kind}\n")
         parts += [f"{name}{_labels(labels)} {value:.17g}\n" for labels, value in samples]
     return "".join(parts)
@@ -97,14 +92,11 @@ def _by(label: str, counts: Iterable[tuple[str, float]]) -> list[Sample]:
     return [({label: name}, value) for name, value in counts]
 
 
-def _metrics(
-    service: Service,
-    lines: LineCounter,
-    requests: Counter[tuple[str, int]],
-    http_server: Any,  # noqa: ANN401
-) -> Iterator[tuple[str, str, str, Iterable[Sample]]]:
+def _metrics(shared: Shared) -> Iterator[tuple[str, str, str, Iterable[Sample]]]:
+    service, lines = shared.service, shared.lines
     server = service.statistics()
     files, gate = server.files, server.gate
+    refusals = Counter(server.refusals) + shared.refusals
     info = {
         "version": importlib.metadata.version("hyperlog-p2p"),
         "public_key": service.public_key.hex(),
@@ -150,7 +142,7 @@ def _metrics(
         "hyperlog_refused_total",
         "counter",
         "Senders that were turned away, by reason.",
-        _by("reason", [("PLACES", server.refused), *sorted(server.refusals.items())]),
+        _by("reason", [("PLACES", server.refused), *sorted(refusals.items())]),
     )
     yield (
         "hyperlog_refused_keys_total",
@@ -208,11 +200,11 @@ def _metrics(
         "Requests by endpoint and status.",
         [
             ({"endpoint": name, "status": str(status)}, count)
-            for (name, status), count in sorted(requests.items())
+            for (name, status), count in sorted(shared.answers.items())
         ],
     )
-    if http_server is not None:
-        http = http_server.statistics()
+    if shared.server is not None:
+        http = shared.server.statistics()
         yield "hyperlog_http_connections", "gauge", "Open connections.", _one(http.connections)
         yield (
             "hyperlog_http_connections_refused_total",

@@ -139,7 +139,7 @@ async def serve_http(
         OSError: it cannot be bound.
     """
     server = HTTPServer(app, max_connections)
-    app.state.http_server = server
+    app.state.shared.server = server
     await server.run(address, task_status=task_status)
 
 
