@@ -36,11 +36,13 @@ from hyperlog.errors import LogQuotaReached, SinkError
 from hyperlog.sinks.files import FileSink
 from hyperlog.sinks.linecut import cut_line
 
-__all__ = ["Durability", "LogWriter", "WriterStatistics"]
+__all__ = ["Durability", "Listener", "LogWriter", "WriterStatistics"]
 
 logger = logging.getLogger("hyperlog.sinks.writer")
 
 Durability: TypeAlias = Literal["write", "fsync"]
+Listener: TypeAlias = Callable[[bytes, Sequence[bytes]], object]
+"""(key, lines as they stand in its file); called in the writer's thread, so it must be quick"""
 
 MAX_LINE: Final = 64 * 1024  # bytes; above that many tailers cut or drop lines
 KEY_SHARE: Final = 512 * 1024  # bytes of one key in one round
@@ -122,6 +124,9 @@ class LogWriter:
         """
         self.sink = sink
         self.durability: Durability = durability
+        self.listeners: tuple[Listener, ...] = ()
+        """told of all lines that have become durable; may be replaced at any time"""
+        self._written: list[tuple[bytes, Sequence[bytes]]] = []  # in this round
         self._max_line = max_line
         self._counts = _Counts()
         # The lock guards what follows; it is never held during a system call on a file.
@@ -310,6 +315,7 @@ class LogWriter:
                 elif self._over_quota:
                     tidy_at = min(tidy_at, now + QUOTA_INTERVAL)
                 self._token.run_sync_soon(self._wake, batches)
+                self._tell_listeners()
             self.sink.close()
             self._token.run_sync_soon(self._stopped.set)
         except trio.RunFinishedError:
@@ -348,6 +354,8 @@ class LogWriter:
             for key, mine in by_key.items():
                 if mine[-1].error is None:
                     self._guarded(key, mine, now, self._sync_key)
+            unsynced = {key for key, mine in by_key.items() if mine[-1].error is not None}
+            self._written = [entry for entry in self._written if entry[0] not in unsynced]
         done = [batch for mine in by_key.values() for batch in mine]
         for batch in done:
             counts.batches += 1
@@ -386,10 +394,25 @@ class LogWriter:
         if max(map(len, lines)) > limit:
             self._counts.cut_lines += sum(len(line) > limit for line in lines)
             lines = [line if len(line) <= limit else cut_line(line, limit) for line in lines]
-        self.sink.write(key, lines, now)
+        try:
+            self.sink.write(key, lines, now)
+        except SinkError as error:
+            self._written.append((key, lines[: error.lines_written]))
+            raise
+        self._written.append((key, lines))
 
     def _sync_key(self, key: bytes, batches: list[_Batch], now: float) -> None:
         self.sink.sync(key)
+
+    def _tell_listeners(self) -> None:
+        written, self._written = self._written, []
+        for listener in self.listeners:
+            for key, lines in written:
+                try:
+                    if lines:
+                        listener(key, lines)
+                except Exception:  # isolates who listens from who writes
+                    logger.exception("telling of written lines failed")
 
     def _fail(
         self, key: bytes, batches: list[_Batch], error: SinkError, *, all_of_them: bool

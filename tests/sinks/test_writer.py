@@ -420,3 +420,57 @@ async def test_closing_does_not_wait_for_ever(tmp_path, disk, monkeypatch, caplo
             await trio.testing.wait_all_tasks_blocked()
         assert "does not answer" in caplog.text
         disk.go.set()
+
+
+# -- listeners
+
+
+async def test_listeners_hear_of_what_stands_in_the_files(tmp_path, caplog):
+    heard: list[tuple[bytes, list[bytes]]] = []
+
+    def fail(key, lines):
+        raise RuntimeError("not my day")
+
+    async with LogWriter(FileSink(tmp_path), max_line=4096) as log:
+        log.listeners = (fail, lambda key, lines: heard.append((key, list(lines))))
+        await log.write(KEY, [b'{"a":1}', b'{"b":"' + b"x" * 5000 + b'"}'])
+        await log.write(OTHER, [b'{"c":1}'])
+    for key in (KEY, OTHER):
+        told = [line for named, lines in heard if named == key for line in lines]
+        assert told == (tmp_path / f"{key.hex()}.log").read_bytes().splitlines()
+    assert caplog.text.count("telling of written lines failed") == 2
+
+
+async def test_listeners_do_not_hear_of_what_was_not_written(tmp_path, monkeypatch):
+    heard: list[bytes] = []
+    write, room = os.write, [len(line(0)) + 5]
+
+    def write_while_there_is_room(descriptor: int, data: bytes) -> int:
+        if threading.current_thread() is threading.main_thread():
+            return write(descriptor, data)
+        count = write(descriptor, data[: room[0]]) if room[0] else 0
+        room[0] -= count
+        return count
+
+    monkeypatch.setattr(files.os, "write", write_while_there_is_room)
+    async with LogWriter(FileSink(tmp_path)) as log:
+        log.listeners = (lambda key, lines: heard.extend(lines),)
+        with pytest.raises(SinkError) as caught:
+            await log.write(KEY, [line(0), line(1)])
+        assert caught.value.lines_written == 1
+    assert heard == [line(0)]
+
+
+async def test_listeners_hear_only_of_what_was_synced(tmp_path, monkeypatch):
+    heard: list[bytes] = []
+
+    def fail(descriptor: int) -> None:
+        raise OSError(errno.EIO, "no")
+
+    async with LogWriter(FileSink(tmp_path, synced=True), durability="fsync") as log:
+        log.listeners = (lambda key, lines: heard.extend(lines),)
+        await log.write(KEY, [line(0)])
+        monkeypatch.setattr(files, "_sync_data", fail)
+        with pytest.raises(SinkError):
+            await log.write(KEY, [line(1)])
+    assert heard == [line(0)]
