@@ -31,7 +31,7 @@ from hyperlog.config import (
 )
 from hyperlog.connections import ConnectionManager
 from hyperlog.control import ServerOffer
-from hyperlog.dht import DHT, Connection, KeyPair, Listener, open_dht
+from hyperlog.dht import DHT, Connection, KeyPair, Listener, MemoryStatistics, open_dht
 from hyperlog.errors import SinkError
 from hyperlog.gate import Gate, GateStatistics
 from hyperlog.intake import Intake, IntakeStatistics, Sender
@@ -64,6 +64,8 @@ class ServerStatistics(IntakeStatistics):
     """no bootstrap node answered the latest attempt; the next is due within 30 s"""
     gate: GateStatistics
     """who was refused or slowed down, and why"""
+    memory: MemoryStatistics
+    """of what peers sent and nobody could use yet"""
     files: WriterStatistics
 
 
@@ -164,14 +166,15 @@ class Server:
         """Counts and state; RuntimeError before the server runs."""
         assert self._dht is not None, "the server has no statistics before it runs"
         assert self._writer is not None
-        intake = self.intake.statistics()
+        intake, node = self.intake.statistics(), self._dht.statistics()
         return ServerStatistics(
             **{field.name: getattr(intake, field.name) for field in fields(intake)},
             public_key=self.public_key.hex(),
             address=self.address,
             announced_to=self._announced_to(),
-            bootstrap_failing=self._dht.statistics().rpc.bootstrap_failing,
+            bootstrap_failing=node.rpc.bootstrap_failing,
             gate=self._gate.statistics(),
+            memory=node.memory,
             files=self._writer.statistics(),
         )
 

@@ -43,6 +43,7 @@ from hyperlog.dht.errors import (
 from hyperlog.dht.hyperdht import DHT, DHTStatistics, open_dht
 from hyperlog.dht.keys import KeyPair
 from hyperlog.dht.listener import Firewall, Listener, ListenerStatistics
+from hyperlog.dht.memory import MemoryStatistics
 from hyperlog.dht.streams import UDXStream
 from hyperlog.dht.testing import SimNetwork, Testnet, testnet
 
@@ -65,6 +66,7 @@ __all__ = [
     "Listener",
     "ListenerStatistics",
     "LocalProtocolError",
+    "MemoryStatistics",
     "NodeDestroyed",
     "NoisePayload",
     "Peer",
