@@ -71,6 +71,8 @@ class Access:
         self._learn_until: float | None = None
         self._learning = False
         self._learned = 0
+        self._wanted = policy.learn_count
+        """keys in the list at which the learning ends"""
         if policy.allow is not None:
             self._open(policy.allow, now)
 
@@ -149,7 +151,7 @@ class Access:
         if not self._learning or path is None or key in self._keys:
             return
         try:
-            _append(path, key)
+            _append(path, key, "learned")
             self._seen = _identity_of(path)
         except OSError as error:
             logger.error("cannot write the list of keys %s: %s", path, error.strerror)
@@ -157,9 +159,68 @@ class Access:
         self._keys |= {key}
         self._learned += 1
         logger.warning("[%s] learned: this key is allowed from now on", key.hex()[:8])
-        wanted = self.policy.learn_count
+        wanted = self._wanted
         if (wanted is not None and len(self._keys) >= wanted) or self._learned >= MAX_LEARNED:
             self._lock()
+
+    # -- what an operator does while the server runs
+
+    def listed(self) -> list[bytes]:
+        """The keys of the list, in their order as numbers."""
+        return sorted(self._keys)
+
+    def add(self, key: bytes) -> None:
+        """Put a key into the list, unless it is there.
+
+        Raises:
+            ConfigError: any key may come, so there is no list; or the file cannot be written.
+        """
+        path = self._list_path()
+        if key in self._keys:
+            return
+        try:
+            _append(path, key, "added")
+            self._seen = _identity_of(path)
+        except OSError as error:
+            raise ConfigError(f"cannot write the list of keys {path}: {error.strerror}") from error
+        self._keys |= {key}
+
+    def remove(self, key: bytes) -> None:
+        """Take a key off the list, with its line; connections of its owner are to be ended.
+
+        Raises:
+            ConfigError: any key may come, so there is no list; or the file cannot be written.
+        """
+        path = self._list_path()
+        try:
+            _remove_line(path, key)
+            self._seen = _identity_of(path)
+        except OSError as error:
+            raise ConfigError(f"cannot write the list of keys {path}: {error.strerror}") from error
+        self._keys -= {key}
+        self.revision += 1
+
+    def learn(self, seconds: float | None, count: int | None, now: float) -> None:
+        """Let every key in, and list those that prove themselves, for a time or until so many more
+        are listed.
+
+        Raises:
+            ConfigError: any key may come, so there is nothing to be learned.
+        """
+        self._list_path()
+        self._learning, self._learned = True, 0
+        self._learn_until = None if seconds is None else now + seconds
+        self._wanted = None if count is None else len(self._keys) + count
+
+    def lock(self) -> None:
+        """End the learning, if it goes on."""
+        if self._learning:
+            self._lock()
+
+    def _list_path(self) -> Path:
+        if self.policy.allow is None:
+            raise ConfigError("any key may come: start the server with --allow FILE for a list")
+        return self.policy.allow
 
     def _lock(self) -> None:
         self._learning, self._learn_until = False, None
@@ -227,7 +288,7 @@ def _identity_of(path: Path) -> tuple[int, int, int] | None:
         return None
 
 
-def _append(path: Path, key: bytes) -> None:
+def _append(path: Path, key: bytes, remark: str) -> None:
     flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0)
     descriptor = os.open(path, flags, FILE_MODE)
     with open(descriptor, "r+b", buffering=0) as file:
@@ -236,5 +297,25 @@ def _append(path: Path, key: bytes) -> None:
         if size:
             file.seek(size - 1)
             torn = file.read(1) != b"\n"
-        file.write((b"\n" if torn else b"") + key.hex().encode() + b" # learned\n")
+        file.write((b"\n" if torn else b"") + f"{key.hex()} # {remark}\n".encode())
         os.fsync(descriptor)
+
+
+def _remove_line(path: Path, key: bytes) -> None:
+    """Write the file anew without the lines of a key, whole or not at all."""
+    with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+        lines = file.readlines()
+        mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+    kept = [line for line in lines if _key(line.split("#", 1)[0].strip().lstrip("\ufeff")) != key]
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
+    descriptor = os.open(temporary, flags, mode)
+    try:
+        with open(descriptor, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            file.writelines(kept)
+            file.flush()
+            os.fsync(descriptor)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise

@@ -208,3 +208,71 @@ def test_a_list_that_cannot_be_written_is_told_and_nothing_is_learned(tmp_path, 
     assert "cannot write the list of keys" in caplog.text
     assert learning.keys == 0
     assert learning.learning
+
+
+# -- what an operator does while the server runs
+
+
+def test_keys_are_added_and_removed_and_remarks_stay(path):
+    path.write_text(f"# hosts\n{A.hex()}  # a\n{zbase32(B)}\r\n")
+    path.chmod(0o640)
+    listed = Access(AccessPolicy(path), 0)
+    listed.add(C)
+    listed.add(C)
+    assert listed.listed() == [A, B, C]
+    assert path.read_text().count(C.hex()) == 1
+    before = listed.revision
+    listed.remove(B)
+    assert listed.revision > before, "open connections are looked at again"
+    assert listed.refuses(B, 0)
+    assert path.read_bytes() == f"# hosts\n{A.hex()}  # a\n{C.hex()} # added\n".encode()
+    assert path.stat().st_mode & 0o777 == 0o640
+    listed.check(10)
+    assert listed.listed() == [A, C]
+    assert Access(AccessPolicy(path), 0).listed() == [A, C]
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_without_a_list_there_is_nothing_to_change():
+    open_to_all = Access(AccessPolicy(), 0)
+    for change in (
+        lambda: open_to_all.add(A),
+        lambda: open_to_all.remove(A),
+        lambda: open_to_all.learn(10.0, None, 0),
+    ):
+        with pytest.raises(ConfigError, match="--allow FILE"):
+            change()
+
+
+def test_learning_can_be_begun_and_ended_while_the_server_runs(path):
+    path.write_text(A.hex())
+    listed = Access(AccessPolicy(path), 0)
+    listed.learn(None, 1, 0)
+    assert not listed.refuses(B, 0)
+    listed.proved(B)
+    assert not listed.learning
+    assert listed.listed() == [A, B]
+    listed.learn(60.0, None, 100)
+    listed.proved(C)
+    listed.check(159)
+    assert listed.learning
+    listed.check(161)
+    assert not listed.learning
+    assert listed.listed() == [A, B, C]
+    listed.learn(60.0, None, 200)
+    listed.lock()
+    assert not listed.learning
+
+
+def test_a_change_that_cannot_be_written_is_told_and_not_made(tmp_path):
+    path = tmp_path / "gone" / "allowed"
+    path.parent.mkdir()
+    path.write_text(A.hex())
+    listed = Access(AccessPolicy(path), 0)
+    path.unlink()
+    path.parent.rmdir()
+    with pytest.raises(ConfigError, match="cannot write"):
+        listed.add(B)
+    with pytest.raises(ConfigError, match="cannot write"):
+        listed.remove(A)
+    assert listed.listed() == [A]

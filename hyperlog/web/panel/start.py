@@ -1,0 +1,37 @@
+"""The start page: how to send the first record, and Explore as soon as there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from hyperlog.store.answers import Store
+from hyperlog.store.query import Query
+from hyperlog.users import Login
+from hyperlog.web.panel.explore import answering
+from hyperlog.web.panel.routes import Panel, PanelRoute
+
+__all__ = ["add_start"]
+
+
+def add_start(panel: Panel, store: Store, public_key: bytes, bootstrap: Sequence[str]) -> None:
+    """Add the row of this page to the panel; `bootstrap` are the nodes that clients need to be
+    told of, none on the public network."""
+
+    async def page(request: Request, login: Login) -> Response:
+        with answering():
+            found = await store.search(Query(), limit=1)
+        if found.records:
+            return RedirectResponse("/explore", 303)
+        return panel.renderer.page(
+            request,
+            "start.html",
+            login=login,
+            public_key=public_key.hex(),
+            bootstrap=list(bootstrap),
+            origin=f"{request.url.scheme}://{request.headers['host']}",
+        )
+
+    panel.table.append(PanelRoute("GET", "/", "viewer", page))
