@@ -248,6 +248,30 @@ class DHT:
         await self.node.query(FIND_PEER, generic_hash(public_key), on_reply=replies.append)
         return _decoded(Peer.decode_untrusted, replies)
 
+    async def is_announced(self, public_key: bytes) -> bool:
+        """Whether one of the two nodes that we would ask first holds a record of a public key.
+
+        Costs two small datagrams: meant for being asked often. False also when they do not answer
+        within a second; `find_peer` looks thoroughly.
+        """
+        target = generic_hash(public_key)
+        found = False
+
+        async def ask(address: Address, scope: trio.CancelScope) -> None:
+            nonlocal found
+            try:
+                reply = await self.node.request(FIND_PEER, to=address, target=target, retries=0)
+            except DHTError:
+                return
+            if reply.value is not None:
+                found = True
+                scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            for address in self.node.to_start_from(target, 2):
+                nursery.start_soon(ask, address, nursery.cancel_scope)
+        return found
+
     async def lookup(self, topic: bytes) -> list[Peer]:
         """Peers announced under a topic (32 bytes), each once."""
         replies: list[Reply] = []

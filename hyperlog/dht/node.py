@@ -252,6 +252,10 @@ class RPCNode:
         """Up to 20 nodes of our table, nearest to `target` first."""
         return self._core.closest(target)
 
+    def to_start_from(self, target: bytes, count: int) -> list[Address]:
+        """Up to `count` nodes to ask first about `target`, each once."""
+        return list(dict.fromkeys(self._core.to_start_from(target, count)))[:count]
+
     def known_nodes(self, limit: int) -> list[Address]:
         """Nodes of our table, the one heard of last first."""
         return [node.address for node in islice(self._core.table.latest(), limit)]

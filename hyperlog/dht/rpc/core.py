@@ -160,6 +160,10 @@ class RPCCore:
         """Addresses of the nodes in our table nearest to `target`, nearest first."""
         return self._neighbours.closest(target, count)
 
+    def to_start_from(self, target: bytes, count: int) -> list[Address]:
+        """Addresses for a search for `target`; the bootstrap nodes too when we know few others."""
+        return self._neighbours.to_start_from(target, count)
+
     # -- the common face ---------------------------------------------------------------------------
 
     def start(self, now: float) -> None:
