@@ -78,6 +78,27 @@ class Gate:
         self._limiter = Limiter(limits)
         self._guests: dict[Guest, None] = {}  # in the order in which they came
         self._revision = self._access.revision
+        self._blocked: frozenset[bytes] = frozenset()
+
+    @property
+    def access(self) -> Access:
+        """The list of keys."""
+        return self._access
+
+    def block(self, keys: Iterable[bytes]) -> None:
+        """These keys, and no others, are let in no more, whatever the list says; open connections
+        of theirs end."""
+        self._blocked = frozenset(keys)
+        for guest in list(self._guests):
+            if guest.key in self._blocked:
+                guest.connection.abort()
+
+    def disconnect(self, key: bytes) -> int:
+        """End the open connections of a key; how many there were. It may come again."""
+        guests = [guest for guest in self._guests if guest.key == key]
+        for guest in guests:
+            guest.connection.abort()
+        return len(guests)
 
     def statistics(self) -> GateStatistics:
         access = self._access
@@ -92,7 +113,7 @@ class Gate:
 
     def refuses(self, key: bytes, payload: object, address: Address) -> bool:
         """The firewall of `DHT.listen`: whether a handshake gets no answer."""
-        return self._access.refuses(key, self._clock())
+        return key in self._blocked or self._access.refuses(key, self._clock())
 
     def enter(self, key: bytes, connection: Peer, *, listed: bool = True) -> Guest | None:
         """Let an open connection in; None if there is no place, and it is to be aborted.
@@ -103,7 +124,7 @@ class Gate:
         if self._limiter.crowded:
             self._push_out(now)
         place = self._limiter.enter(key, now)
-        if place is None or (listed and not self._access.allows(key)):
+        if place is None or key in self._blocked or (listed and not self._access.allows(key)):
             if place is not None:
                 self._limiter.leave(place)
             return None

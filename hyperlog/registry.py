@@ -39,6 +39,10 @@ CREATE TABLE token (
     expires_at INTEGER,
     revoked_at INTEGER
 ) WITHOUT ROWID;
+CREATE TABLE blocked (
+    key BLOB PRIMARY KEY,
+    since INTEGER NOT NULL
+) WITHOUT ROWID;
 CREATE TABLE user (
     name TEXT PRIMARY KEY,
     role TEXT NOT NULL,

@@ -84,6 +84,7 @@ ARROWS: dict[str, set[str]] = {
     "registry": set(),
     "tokens": {"registry"},
     "arguments": set(),
+    "blocklist": {"gate", "registry"},
     "users": {"registry"},
     "throttle": {"limits"},
     "accounts": {"records", "registry", "users"},
