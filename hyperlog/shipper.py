@@ -94,9 +94,7 @@ class Shipper:
         """what goes along with every trace"""
         self._config = config
         self._ignored = config.ignore_class_names
-        # Over HTTP the token has come with the request.
-        token = config.token if config.web is None else None
-        self._identity = Identity(config.application, config.instance, token)
+        self._identity = Identity(config.application, config.instance, config.token)
         # Half is for traces: a program that cannot connect must still take new ones in, and loops
         # that trace are faster when there is room for what they bring within 100 ms.
         queue_bytes = max_buffer_bytes // 2
@@ -112,8 +110,6 @@ class Shipper:
                 config.spool, max_bytes=config.max_spool_bytes, max_memory_bytes=message_bytes
             )
             self._spool = self._folder.create(session_id)
-        self._encoding_in: int | None = None
-        """thread that encodes at this moment"""
         self.session = ClientSession(self._spool, self._queue)
         self._adopted: dict[str, SpooledSession] = {}
         self._room_for_more = trio.lowlevel.ParkingLot()
@@ -140,19 +136,7 @@ class Shipper:
                 parent is not None and parent.class_name in ignored
             ):
                 return
-        if self._encoding_in == threading.get_ident():
-            trace = untold_trace(trace)
         self.session.trace(trace, time.time())
-        self._wake()
-
-    def put_log(self, entry: LogEntry, now: float) -> None:
-        """Take a log message of `now`, in seconds since 1970. Never waits."""
-        if self._encoding_in == threading.get_ident():
-            entry = entry.without_objects()
-        self.session.log(entry, now)
-        self._wake()
-
-    def _wake(self) -> None:
         if self.bell.waiting:
             self.bell.ring()
         elif self._queue.crowded:
@@ -214,7 +198,7 @@ class Shipper:
     def _close_spool(self) -> None:
         """Leave what is not delivered to the next process, what was traced just now included."""
         if self._folder is not None:
-            while self._drain(BATCH):
+            while self.session.drain(time.time(), BATCH):
                 pass
             self.session.release_confirmed()
         self._spool.close()
@@ -240,20 +224,12 @@ class Shipper:
     def _has_work(self) -> bool:
         return bool(self._queue.pending or self._requests)
 
-    def _drain(self, limit: int) -> int:
-        # What an object logs while its own text is made must not have its text made in turn.
-        self._encoding_in = threading.get_ident()
-        try:
-            return self.session.drain(time.time(), limit)
-        finally:
-            self._encoding_in = None
-
     async def _collect(self) -> None:
         limit, sent_at = BATCH, 0.0
         while True:
             requests = len(self._requests)
             numbered = self._spool.next_number
-            drained = self._drain(limit)
+            drained = self.session.drain(time.time(), limit)
             ended = drained < limit
             if self._spool.next_number > numbered and (ended or trio.current_time() >= sent_at):
                 self._sendable.unpark_all()
@@ -295,13 +271,6 @@ class Shipper:
         if config.create_socket is not None:
             await self._reconnect_for_ever(Route(config.create_socket))
             return
-        if config.web is not None:
-            from hyperlog.websocket import WebRoute  # its package is not in every installation
-
-            await self._reconnect_for_ever(
-                WebRoute(config.web, token=config.token, tls=config.tls)
-            )
-            return
         assert config.server_key is not None
         server_key = config.server_key
         while True:
@@ -314,7 +283,7 @@ class Shipper:
                 if not await self._wait_to_retry(err):
                     return
 
-    async def _reconnect_for_ever(self, route: Route | WebRoute) -> None:
+    async def _reconnect_for_ever(self, route: Route) -> None:
         try:
             while True:
                 error: Exception | None = None
@@ -327,8 +296,7 @@ class Shipper:
         finally:
             await route.aclose()
 
-    async def _wait_to_retry(self, error: Exception | None, route: Route | WebRoute | None = None
-    ) -> bool:
+    async def _wait_to_retry(self, error: Exception | None, route: Route | None = None) -> bool:
         """Report what happened, wait; False when there is to be no other attempt."""
         if error is not None:
             self.last_connection_error = error
