@@ -1,4 +1,4 @@
-"""The `hyperlog` command: serve, send, flush-spool, token, user, testnet, keygen.
+"""The `hyperlog` command: serve, send, flush-spool, query, token, user, testnet, keygen.
 
 stdout carries data, stderr talk. Exit status: 0 done, 1 failed, 2 wrong usage.
 """
@@ -32,6 +32,7 @@ from hyperlog.dht import DHTError, testnet
 from hyperlog.errors import ConfigError, HyperlogError
 from hyperlog.flushing import flush_spools
 from hyperlog.keyfile import create_keys
+from hyperlog.querying import add_query_options, run_query
 from hyperlog.sending import send_records
 from hyperlog.serveoptions import add_server_options, server_options
 from hyperlog.server import Server
@@ -104,6 +105,7 @@ def build_parser() -> argparse.ArgumentParser:
         _add_serve,
         _add_send,
         _add_flush_spool,
+        _add_query,
         _add_token,
         _add_user,
         _add_testnet,
@@ -247,6 +249,14 @@ def _add_flush_spool(commands: Any, shared: argparse.ArgumentParser) -> None:  #
     parser.set_defaults(run=_flush_spool)
 
 
+def _add_query(commands: Any, shared: argparse.ArgumentParser) -> None:  # noqa: ANN401 - private type
+    parser = commands.add_parser(
+        "query", parents=[shared, _data_options()], help="search the records of a server"
+    )
+    add_query_options(parser)
+    parser.set_defaults(run=_query)
+
+
 def _add_token(commands: Any, shared: argparse.ArgumentParser) -> None:  # noqa: ANN401 - private type
     parser = commands.add_parser(
         "token",
@@ -358,6 +368,10 @@ def _flush_spool(options: argparse.Namespace) -> int:
         as_json=options.json,
     )
     return 0 if complete else EXIT_FAILURE
+
+
+def _query(options: argparse.Namespace) -> int:
+    return run_query(options, options.folder, options.data or options.folder / DATA_NAME)
 
 
 def _token(options: argparse.Namespace) -> int:

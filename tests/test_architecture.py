@@ -88,6 +88,7 @@ ARROWS: dict[str, set[str]] = {
     "users": {"registry"},
     "throttle": {"limits"},
     "accounts": {"records", "registry", "users"},
+    "querying": {"arguments", "quantities", "store"},
     "tokening": {"arguments", "quantities", "records", "tokens"},
     "store": {"records", "sinks", "store"},
     "tail": {"store"},
