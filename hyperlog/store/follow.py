@@ -194,7 +194,7 @@ class LogFollower:
             self._succeeded()
         elif not count:
             self._wait(min(self._scan_at, self._tidy_at) - now)
-        elif count < MAX_BATCH_SIZE:
+        elif not self._reader.has_more:
             self._pause(started + LINGER - now)
 
     def _look(self) -> None:

@@ -191,6 +191,11 @@ class LogReader:
 
     # -- what is new
 
+    @property
+    def has_more(self) -> bool:
+        """Whether `next_chunk` may find something."""
+        return bool(self._waiting)
+
     def next_chunk(self) -> Chunk | None:
         """Lines of the source whose turn it is; None if there are none, of any source, now."""
         while self._waiting:

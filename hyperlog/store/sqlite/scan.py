@@ -106,7 +106,7 @@ class Scan:
         self._question = question
         self._plan = plan
         self._names = sorted(names)
-        self._decode = _decoder(tuple(self._names)) if names else None
+        self._decode = _decoder(tuple(self._names))
         self._senders: dict[int, tuple[bytes, str]] = {}
         self._size = FIRST_CHUNK
 
@@ -163,9 +163,11 @@ class Scan:
         return known
 
     def _members(self, text: bytes, lines: list[bytes]) -> list[dict[str, Any]]:
-        if self._decode is None:
-            return [{}] * len(lines)
         names = self._names
+        if not names:
+            return [{}] * len(lines)
+        if self._decode is None:
+            return [decode_body(line) for line in lines]
         try:
             found = self._decode(text)
         except _UNDECODABLE:
@@ -181,9 +183,15 @@ class Scan:
 
 
 @lru_cache(maxsize=64)
-def _decoder(names: tuple[str, ...]) -> Callable[[bytes], list[msgspec.Struct]]:
-    """Decodes lines as far as these members go; the last of the same name counts."""
+def _decoder(names: tuple[str, ...]) -> Callable[[bytes], list[msgspec.Struct]] | None:
+    """Decodes lines as far as these members go; the last of the same name counts.
+
+    None for names that msgspec has no struct for.
+    """
     fields = [(f"member{number}", Any, UNSET) for number in range(len(names))]
     renamed = {field[0]: name for field, name in zip(fields, names, strict=True)}
-    line = msgspec.defstruct("Line", fields, rename=renamed, gc=False)
+    try:
+        line = msgspec.defstruct("Line", fields, rename=renamed, gc=False)
+    except ValueError:  # control characters, quotes
+        return None
     return msgspec.json.Decoder(line).decode_lines

@@ -16,8 +16,10 @@ __all__ = ["Tally"]
 MAX_VALUES: Final = 50_000  # in memory
 MAX_TEXT: Final = 8 * 1024 * 1024  # characters of them, about
 
-_Value: TypeAlias = "str | int | float | tuple[bool | None]"
-"""as a key of a dict: what is equal there is the same value. True would be 1"""
+EXACT: Final = 2.0**53  # above, a float can be equal to an integer
+
+_Value: TypeAlias = "str | int | float | tuple[bool | float | None]"
+"""as a key of a dict, where True would be 1 and 1e16 would be 10**16"""
 
 
 class Tally:
@@ -32,7 +34,15 @@ class Tally:
         """Each of these values came `count` times more."""
         counts = self._counts
         for value in values:
-            key = (value,) if value is None or isinstance(value, bool) else value
+            key: _Value
+            if (
+                value is None
+                or isinstance(value, bool)
+                or (isinstance(value, float) and not -EXACT < value < EXACT)
+            ):
+                key = (value,)
+            else:
+                key = value
             known = counts.get(key)
             if known is None:
                 counts[key] = count

@@ -238,38 +238,26 @@ class DatabaseWriter:
             return True
 
     def _insert(self, records: Sequence[StoredRecord]) -> int:
+        if len(self._sessions) + len(self._next_ids) > MAX_KNOWN:
+            self._forget_known()  # not within a batch: what is not yet written is nowhere else
+        news = self._without_repeats(records)
+        self._learn_times({min(max(one[0].time, 0), MAX_TIME) for one in news})
         rows: list[tuple[int, int, int, int, int, int, int | None]] = []
         lines: dict[int, bytes] = {}
         texts: dict[int, str] = {}
         counts: dict[tuple[int, int, int, int], int] = {}
         totals: dict[int, list[int]] = {}
-        fresh: set[tuple[int, int]] = set()
-        if len(self._sessions) + len(self._next_ids) > MAX_KNOWN:
-            self._forget_known()  # not within a batch: what is not yet written is nowhere else
-        sessions: dict[int, list[int]] = {}
-        for done, record in enumerate(records, 1):
+        for done, (record, session, number) in enumerate(news, 1):
             if not done % SLICE:
                 self.breathe()
-            if record.session is None or record.number is None:
-                name, number = "", note_number(record.id)
-            else:
-                name, number = record.session, record.number
-            session = self._session(record.source, name)
-            known = session[0], number
-            # Numbers only grow, but for files that were out of sight for a while.
-            if (number <= session[1] or not name) and (known in fresh or self._holds(*known)):
-                continue
-            fresh.add(known)
-            if number > session[1]:
-                session[1] = number
-                sessions[session[0]] = session
             origin, kind = self._origin(record), _KIND_NUMBERS[record.kind]
-            id = self._next_id(record.time)
-            rows.append((id, origin, record.level, kind, session[0], number, record.client_time))
+            time = min(max(record.time, 0), MAX_TIME)
+            id = self._next_ids[time]
+            self._next_ids[time] = id + 1
+            rows.append((id, origin, record.level, kind, session, number, record.client_time))
             lines[id] = record.body
             texts[id] = searched_text(record)
-            minute = (id >> ID_BITS) // MINUTE
-            counter = minute, origin, record.level, kind
+            counter = time // MINUTE, origin, record.level, kind
             counts[counter] = counts.get(counter, 0) + 1
             total = totals.setdefault(origin, [0, 0])
             total[0] += 1
@@ -289,20 +277,73 @@ class DatabaseWriter:
             [(origin, count, size) for origin, (count, size) in totals.items()],
             ") where id = column1",
         )
+        return len(rows)
+
+    def _without_repeats(
+        self, records: Sequence[StoredRecord]
+    ) -> list[tuple[StoredRecord, int, int]]:
+        """Those that are not held, each with its session and its number there."""
+        found: dict[tuple[int, int], StoredRecord] = {}
+        doubtful: list[tuple[int, int]] = []
+        grown: dict[int, list[int]] = {}
+        for record in records:
+            if record.session is None or record.number is None:
+                name, number = "", note_number(record.id)
+            else:
+                name, number = record.session, record.number
+            session = self._session(record.source, name)
+            key = session[0], number
+            if key in found:
+                continue
+            found[key] = record
+            if number > session[1]:
+                session[1] = number
+                grown[session[0]] = session
+                if name:
+                    continue  # numbers only grow
+            doubtful.append(key)
+        for session_id, number in self._select(
+            "select column1, column2 from (values",
+            doubtful,
+            ") where exists (select 1 from records where session = column1 and number = column2)",
+        ):
+            del found[session_id, number]
         self._many(
             "update sessions set last = column2 from (values",
-            list(sessions.values()),
+            list(grown.values()),
             ") where id = column1",
         )
-        return len(rows)
+        return [(record, *key) for key, record in found.items()]
+
+    def _learn_times(self, times: set[int]) -> None:
+        """Make sure that the next ids of these times are known."""
+        known = self._next_ids
+        later = {time for time in times if time > self._newest}
+        known.update((time, time << ID_BITS) for time in later)
+        self._newest = max(self._newest, max(times, default=0))
+        asked = [
+            (time, time << ID_BITS, (time + 1) << ID_BITS) for time in times if time not in known
+        ]
+        for ms, last in self._select(
+            "select column1, (select max(id) from records where id >= column2 and id < column3) "
+            "from (values",
+            asked,
+            ")",
+        ):
+            known[ms] = ms << ID_BITS if last is None else last + 1
+
+    def _select(
+        self, statement: str, rows: Sequence[Sequence[object]], ending: str
+    ) -> list[tuple[int, ...]]:
+        found: list[tuple[int, ...]] = []
+        for part, values in _parts(rows):
+            found += self._db.execute(f"{statement} {part} {ending}", values).fetchall()
+        return found
 
     def _many(self, statement: str, rows: Sequence[Sequence[object]], ending: str = "") -> None:
         """Insert rows with few statements."""
-        for start in range(0, len(rows), ROWS):
-            part = rows[start : start + ROWS]
-            places = f"({', '.join('?' * len(part[0]))})"
-            values = [value for row in part for value in row]
-            self._db.execute(f"{statement} {', '.join([places] * len(part))} {ending}", values)
+        for part, values in _parts(rows):
+            self._db.execute(f"{statement} {part} {ending}", values)
 
     def _origin(self, record: StoredRecord) -> int:
         key = record.server, record.source, record.bucket, record.instance, record.key
@@ -338,27 +379,13 @@ class DatabaseWriter:
             known = self._sessions[source, name] = list(found)
         return known
 
-    def _holds(self, session: int, number: int) -> bool:
-        found = self._db.execute(
-            "select 1 from records where session = ? and number = ?", (session, number)
-        )
-        return found.fetchone() is not None
 
-    def _next_id(self, time: int) -> int:
-        time = min(max(time, 0), MAX_TIME)
-        id = self._next_ids.get(time)
-        if id is None:
-            id = time << ID_BITS
-            if time <= self._newest:
-                last = self._db.execute(
-                    "select max(id) from records where id >= ? and id < ?",
-                    (id, (time + 1) << ID_BITS),
-                ).fetchone()[0]
-                id = id if last is None else last + 1
-            else:
-                self._newest = time
-        self._next_ids[time] = id + 1
-        return id
+def _parts(rows: Sequence[Sequence[object]]) -> Iterator[tuple[str, list[object]]]:
+    """Places and values, for statements of not too many rows."""
+    for start in range(0, len(rows), ROWS):
+        part = rows[start : start + ROWS]
+        places = f"({', '.join('?' * len(part[0]))})"
+        yield ", ".join([places] * len(part)), [value for row in part for value in row]
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
