@@ -168,11 +168,12 @@ async def network(size: int = 4) -> AsyncIterator[list[Address]]:
 
 
 def serve_command(folder: Path, bootstrap: Sequence[Address]) -> list[str | Path]:
-    """The command that runs `hyperlog serve` on loopback."""
+    """The command that runs `hyperlog serve` on loopback, with log files alone."""
     nodes = [part for host, port in bootstrap for part in ("--bootstrap", f"{host}:{port}")]
     files = ["--folder", folder, "--keys", folder / "keys.dat"]
     return [
         *(sys.executable, "-m", "hyperlog", "serve", "--json", "--host", LOCALHOST),
+        *("--http", "off", "--store", "off"),
         *nodes,
         *files,
     ]

@@ -27,7 +27,7 @@ logger = logging.getLogger("hyperlog.senders")
 
 REGISTRY_NAME: Final = "registry.sqlite"
 
-Transport: TypeAlias = Literal["hyperdht", "websocket", "http"]
+Transport: TypeAlias = Literal["hyperdht", "websocket", "http", "internal"]
 
 
 @dataclass(slots=True)

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 from hyperlog.access import AccessPolicy
 from hyperlog.config import (
@@ -22,7 +22,7 @@ from hyperlog.config import (
     parse_host_name,
     parse_mongo,
 )
-from hyperlog.errors import ConfigError
+from hyperlog.errors import ConfigError, StoreError
 from hyperlog.limits import ServerLimits
 from hyperlog.quantities import parse_count, parse_duration, parse_learning, parse_size
 from hyperlog.sinks.folder import FilePolicy
@@ -86,9 +86,9 @@ def server_options(options: argparse.Namespace) -> ServerOptions:
         access=AccessPolicy(options.allow, *options.learn),
         require_token=options.require_token,
         data=options.data,
-        http=options.http,
+        http=getattr(options, "http", DEFAULT_HTTP if _has_web() else None),
         http_hosts=options.http_host,
-        store=None if options.store == "off" else options.store,
+        store=_store(options),
         mongo=_mongo(options),
         mongo_ttl=options.mongo_ttl,
         retention=StorePolicy(
@@ -96,6 +96,12 @@ def server_options(options: argparse.Namespace) -> ServerOptions:
             keep_bytes=getattr(options, "keep_record_bytes", None),
         ),
     )
+
+
+def _store(options: argparse.Namespace) -> Literal["sqlite", "mongo"] | None:
+    if options.store is None:
+        return "sqlite" if _has_search() else None
+    return None if options.store == "off" else options.store  # type: ignore[no-any-return]
 
 
 def _mongo(options: argparse.Namespace) -> str | None:
@@ -185,8 +191,8 @@ def _add_store_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--store",
         choices=["sqlite", "mongo", "off"],
-        default="sqlite",
-        help="what answers queries: the embedded store, MongoDB, or nothing (default: sqlite)",
+        help="what answers queries: the embedded store, MongoDB, or nothing (default: sqlite, and "
+        "off where Python's SQLite cannot search texts)",
     )
     group.add_argument(
         "--mongo",
@@ -209,7 +215,7 @@ def _add_http_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--http",
         type=_checked(_unless_off(_bind)),
-        default=DEFAULT_HTTP if _has_web() else None,
+        default=argparse.SUPPRESS,
         metavar="HOST:PORT",
         help=f"serve HTTP and WebSockets here, or off (default: {DEFAULT_HTTP}, and off where the "
         "packages of the extra `server` are missing)",
@@ -227,6 +233,16 @@ def _add_http_options(group: argparse._ArgumentGroup) -> None:
 
 def _has_web() -> bool:
     return all(find_spec(name) for name in ("hypercorn", "starlette", "jwt"))
+
+
+def _has_search() -> bool:
+    try:
+        from hyperlog.store.sqlite.schema import check_library
+
+        check_library()
+    except (ImportError, StoreError):
+        return False
+    return True
 
 
 def _bind(text: str) -> str:

@@ -32,7 +32,7 @@ from hyperlog.config import (
 from hyperlog.connections import ConnectionManager
 from hyperlog.control import ServerOffer
 from hyperlog.dht import DHT, Connection, KeyPair, Listener, MemoryStatistics, open_dht
-from hyperlog.errors import SinkError
+from hyperlog.errors import ConfigError, SinkError
 from hyperlog.gate import Gate, GateStatistics
 from hyperlog.intake import Intake, IntakeStatistics, Sender
 from hyperlog.keyfile import load_or_create_keys
@@ -42,6 +42,9 @@ from hyperlog.sinks.files import FileSink
 from hyperlog.sinks.writer import LogWriter, WriterStatistics
 
 if TYPE_CHECKING:
+    from hyperlog.store.answers import Store, StoreStatistics
+    from hyperlog.storing import Stores
+    from hyperlog.tail import Tail
     from hyperlog.tokens import TokenAuthority
 
 __all__ = ["Server", "ServerStatistics"]
@@ -67,6 +70,7 @@ class ServerStatistics(IntakeStatistics):
     memory: MemoryStatistics
     """of what peers sent and nobody could use yet"""
     files: WriterStatistics
+    stores: tuple[StoreStatistics, ...]
 
 
 class Server:
@@ -113,6 +117,9 @@ class Server:
         self._dht: DHT | None = None
         self._listener: Listener | None = None
         self._announced = trio.Event()
+        self._stores: Stores | None = None
+        self._tail: Tail | None = None
+        self._http_address: Address | None = None
         self._running: AbstractAsyncContextManager[Server] | None = None
 
     # -- what it is -------------------------------------------------------------------------------
@@ -154,6 +161,27 @@ class Server:
         """The application tokens; None as long as nothing has made it necessary to open them."""
         return None if self._permits is None else self._permits.authority
 
+    @property
+    def store(self) -> Store | None:
+        """What answers queries; None if nothing does."""
+        return None if self._stores is None else self._stores.answering
+
+    @property
+    def tail(self) -> Tail:
+        """What shows records as they are written; for a server of HTTP.
+
+        Raises:
+            RuntimeError: the server does not run, or without HTTP.
+        """
+        if self._tail is None:
+            raise RuntimeError("only a server that runs with HTTP shows what is written")
+        return self._tail
+
+    @property
+    def http_address(self) -> Address | None:
+        """Where HTTP is served; None if it is not."""
+        return self._http_address
+
     async def wait_announced(self) -> int:
         """Return the number of nodes that hold our record, once the first attempt is over."""
         await self._announced.wait()
@@ -176,6 +204,7 @@ class Server:
             gate=self._gate.statistics(),
             memory=node.memory,
             files=self._writer.statistics(),
+            stores=() if self._stores is None else tuple(self._stores.statistics()),
         )
 
     # -- life -------------------------------------------------------------------------------------
@@ -209,11 +238,14 @@ class Server:
         Raises:
             SinkError: the folder cannot be made or written.
             OSError: the port or address cannot be bound.
-            ConfigError: packages are missing for what was asked.
+            ConfigError: packages are missing for what was asked, or HTTP cannot be served there.
+            StoreError: there cannot be an embedded store here.
             KeyFileError: the registry of tokens cannot be used.
         """
         config = self.config
         sink = _open_folder(config)
+        if config.store is not None or config.mongo is not None:
+            self._stores = self._make_stores()
         with closing(
             Permits(config.data, required=config.require_token, served=config.http is not None)
         ) as self._permits:
@@ -237,6 +269,11 @@ class Server:
                     nursery.start_soon(self._wait_first_announcement, self._listener)
                     nursery.start_soon(self._gate.watch)
                     nursery.start_soon(self._intake.watch)
+                    if self._stores is not None:
+                        self._writer.listeners += (self._stores.lines_written,)
+                        nursery.start_soon(self._stores.run)
+                    if config.http is not None:
+                        await self._start_http(config.http, nursery)
                     task_status.started()
                     while True:
                         self._admit(await self._listener.accept(), self._intake, nursery)
@@ -256,6 +293,33 @@ class Server:
                 durability=self.config.durability,
             ),
         )
+
+    def _make_stores(self) -> Stores:
+        from hyperlog.storing import Stores  # not for servers that have none
+
+        return Stores(self.config, self.public_key.hex())
+
+    async def _start_http(self, address: Address, nursery: trio.Nursery) -> None:
+        try:
+            from hyperlog.tail import Tail
+            from hyperlog.web.app import create_app
+            from hyperlog.web.serving import serve_http
+        except ImportError as error:
+            raise ConfigError(
+                f"HTTP needs packages ({error.name} is missing): "
+                "pip install 'hyperlog-p2p[server]', or turn it off"
+            ) from error
+        assert self._writer is not None
+        self._tail = Tail(self.public_key.hex())
+        self._writer.listeners += (self._tail.lines_written,)
+        try:
+            self._http_address = await nursery.start(serve_http, create_app(self), address)
+        except OSError as error:
+            host, port = address
+            raise ConfigError(
+                f"HTTP cannot be served at {host}:{port}: {error.strerror or error}; choose "
+                "another place (--http HOST:PORT) or turn it off (--http off)"
+            ) from error
 
     async def _wait_first_announcement(self, listener: Listener) -> None:
         await listener.wait_announced()

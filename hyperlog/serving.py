@@ -32,11 +32,15 @@ async def serve(server: Server, *, as_json: bool) -> None:
         if as_json:
             host, port = server.address
             event = {"event": "started", "publicKey": key, "host": host, "port": port}
+            if server.http_address is not None:
+                event["http"] = _url(server.http_address)
             _write_line(json.dumps(event))
         else:
             _write_line(f"server started on {key}")
         _say(_reachability(server))
         _say(f"log files: {config.folder.resolve()}")
+        if server.http_address is not None:
+            _say(f"HTTP: {_url(server.http_address)}")
         _say(_lines_to_paste(key, server))
         await _watch_reachability(server)
 
@@ -98,6 +102,11 @@ def _own_address(server: Server) -> Address:
 
 def _text(address: Address) -> str:
     return f"{address[0]}:{address[1]}"
+
+
+def _url(address: Address) -> str:
+    host, port = address
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _say(text: str) -> None:

@@ -177,7 +177,9 @@ def test_keygen_makes_a_file_for_its_owner_and_never_overwrites(capsys):
 async def test_serve_prints_its_key_takes_records_and_ends_cleanly(number, tmp_path):
     async with testnet(4) as network:
         node = "{}:{}".format(*network.bootstrap[0])
-        async with running("--bootstrap", node, module="hyperlog.server") as server:
+        async with running(
+            "--bootstrap", node, "--http", "off", module="hyperlog.server"
+        ) as server:
             line = await server.line()
             key = re.fullmatch("server started on ([0-9a-f]{64})", line)[1]
             await server.says("announced to 3 DHT nodes")
@@ -204,6 +206,7 @@ async def test_serve_prints_its_key_takes_records_and_ends_cleanly(number, tmp_p
 
 async def test_a_local_server_is_all_the_network_that_send_needs(tmp_path):
     options = ("--local", "--host", "127.0.0.1", "--folder", "here", "--keys", "k.dat", "--json")
+    options += ("--http", "off")
     async with running("serve", *options) as server:
         started = json.loads(await server.line())
         assert started["event"] == "started"
@@ -218,11 +221,11 @@ async def test_a_local_server_is_all_the_network_that_send_needs(tmp_path):
         assert await server.stop() == 0
     sent = [record["caller"]["props"]["message"] for record in records(tmp_path / "here")]
     assert sent == [f"line {number}" for number in range(3000)] + ["Jørgen", "last"]
-    assert [log.stem for log in (tmp_path / "here").iterdir()] == [counts["publicKey"]]
+    assert [log.stem for log in (tmp_path / "here").glob("*.log")] == [counts["publicKey"]]
 
 
 async def test_without_a_network_serve_says_so_within_two_seconds_and_can_be_reached():
-    options = ("--bootstrap", "127.0.0.1:9", "--host", "127.0.0.1")
+    options = ("--bootstrap", "127.0.0.1:9", "--host", "127.0.0.1", "--http", "off")
     async with running("serve", *options) as server:
         began_at = trio.current_time()
         key = (await server.line()).split()[-1]
@@ -241,11 +244,28 @@ async def test_a_server_keeps_its_key_and_its_port():
         port = dht.address[1]
     seen = set()
     for _ in range(2):
-        async with running("serve", "--local", "--host", "127.0.0.1", "--port", port) as server:
+        options = ("--local", "--host", "127.0.0.1", "--port", port, "--http", "off")
+        async with running("serve", *options) as server:
             seen.add(await server.line())
             await server.says(f"bootstrap 127.0.0.1:{port}")
             assert await server.stop() == 0
     assert len(seen) == 1
+
+
+async def test_http_is_served_where_it_is_asked_for_and_a_port_that_is_taken_is_told():
+    options = ("--local", "--host", "127.0.0.1", "--json", "--http")
+    async with running("serve", *options, "127.0.0.1:0") as server:
+        url = json.loads(await server.line())["http"]
+        await server.says(f"HTTP: {url}")
+        host, port = url.removeprefix("http://").split(":")
+        async with await trio.open_tcp_stream(host, int(port)) as stream:
+            await stream.send_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert (await stream.receive_some()).startswith(b"HTTP/1.1 200")
+        done = await run("serve", *options, f"{host}:{port}", "--folder", "b", "--keys", "b.dat")
+        assert done.returncode != 0
+        assert f"HTTP cannot be served at {host}:{port}".encode() in done.stderr
+        assert b"--http off" in done.stderr
+        assert await server.stop() == 0
 
 
 async def test_a_key_file_that_others_can_read_is_refused():

@@ -53,7 +53,10 @@ def server_key(tmp_path) -> str:
 def server(server_key) -> Iterator[str]:
     """A running server's bootstrap address."""
     with subprocess.Popen(
-        [sys.executable, "-m", "hyperlog", "serve", "--local", "--json", "--host", "127.0.0.1"],
+        [
+            *(sys.executable, "-m", "hyperlog", "serve", "--local", "--json"),
+            *("--host", "127.0.0.1", "--http", "off"),
+        ],
         stdout=subprocess.PIPE,
         text=True,
     ) as process:

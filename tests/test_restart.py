@@ -34,6 +34,7 @@ async def server_process(folder, bootstrap):
     """`hyperlog serve` with keys and logs in `folder`; gives the process and the key."""
     nodes = [f"--bootstrap={host}:{port}" for host, port in bootstrap]
     command = [sys.executable, "-m", "hyperlog", "serve", "--host", "127.0.0.1", *nodes]
+    command += ["--http", "off", "--store", "off"]
     command += ["--keys", str(folder / "keys.dat"), "--folder", str(folder)]
     # Standard error goes to a file: nobody would empty a pipe.
     with (folder / "stderr").open("ab") as stderr:

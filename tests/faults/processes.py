@@ -86,6 +86,7 @@ class Scene:
 
     async def start_server(self, *options: str) -> None:
         command = [sys.executable, "-m", "hyperlog", "serve", "--json", "--local"]
+        command += ["--http", "off", "--store", "off"]
         command += ["--host", "127.0.0.1", "--port", str(self.port), *options]
         command += ["--keys", str(self.folder / "server.keys")]
         command += ["--folder", str(self.folder / "logs")]
