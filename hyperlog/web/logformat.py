@@ -30,9 +30,10 @@ from hyperlog.errors import BadRecord
 from hyperlog.records import MAX_NUMBER, MAX_SESSION_ID, iso_time
 from hyperlog.store.levels import LEVEL_NAMES, LEVELS, level_of, level_of_name
 
-__all__ = ["BadField", "Entry", "level_name", "parse_record_untrusted", "split_records_untrusted"]
+__all__ = ["BadField", "Entry", "check_values_untrusted", "is_name", "level_name", "parse_record_untrusted", "split_records_untrusted"]
 
 MAX_RECORDS: Final = 10_000  # of one request
+MAX_VALUES: Final = 500_000  # at most; a body of 8 MiB has about 200,000
 MAX_LOGGER: Final = 256  # characters
 MAX_NAME: Final = 64  # characters of an application or instance
 MAX_TIME: Final = 253402300799.0  # s since 1970: the year 9999
@@ -81,6 +82,7 @@ def split_records_untrusted(data: bytes, content_type: str) -> list[bytes]:
         BadField: it is none of that, or of too many.
         LookupError: of a type that cannot hold them.
     """
+    check_values_untrusted(data)
     kind = content_type.partition(";")[0].strip().lower()
     if kind in NDJSON:
         return _lines(data)
@@ -100,6 +102,16 @@ def split_records_untrusted(data: bytes, content_type: str) -> list[bytes]:
         except _NOT_JSON:
             return _lines(data)
     return _bounded([data] if data else [])
+
+
+def check_values_untrusted(data: bytes) -> None:
+    """Refuse what would take up a hundred times its size in memory, once it is taken apart.
+
+    Raises:
+        BadField: it has too many values.
+    """
+    if data.count(b",") > MAX_VALUES:
+        raise BadField("body", f"more than {MAX_VALUES} values, send them in several requests")
 
 
 def _lines(data: bytes) -> list[bytes]:

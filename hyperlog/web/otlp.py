@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from hyperlog.records import iso_time
-from hyperlog.web.logformat import MAX_RECORDS, BadField, Entry, is_name
+from hyperlog.web.logformat import MAX_RECORDS, BadField, Entry, check_values_untrusted, is_name
 
 __all__ = ["parse_logs_untrusted", "parse_traces_untrusted"]
 
@@ -164,6 +164,7 @@ def parse_traces_untrusted(data: bytes, now: float) -> list[Entry | BadField]:
 
 
 def _decoded(decode: Any, data: bytes) -> Any:  # noqa: ANN401 - one of the two decoders
+    check_values_untrusted(data)
     try:
         return decode(data)
     except msgspec.DecodeError as error:
