@@ -12,6 +12,7 @@ TYPE_CHECKING = False  # the typing module would be the dearest import here
 if TYPE_CHECKING:
     from hyperlog.client import Client
     from hyperlog.errors import ConfigError, HyperlogError
+    from hyperlog.handler import Handler
     from hyperlog.server import Server
     from hyperlog.trace import (
         Trace,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Client",
     "ConfigError",
+    "Handler",
     "HyperlogError",
     "Server",
     "Trace",
@@ -36,6 +38,7 @@ __all__ = [
 _HOMES = {
     "Client": "hyperlog.client",
     "ConfigError": "hyperlog.errors",
+    "Handler": "hyperlog.handler",
     "HyperlogError": "hyperlog.errors",
     "Server": "hyperlog.server",
     "Trace": "hyperlog.trace",

@@ -2,12 +2,15 @@
 
     client = Client()
     client.start("<the server's key, 64 hex digits>")
+    client.warning("disk almost full", disk="sda", free_bytes=1024)
 
 `start` suits any program: it returns at once, and a daemon thread with a trio loop of its own does
 the work. A trio program can run the client in its own nursery instead:
 
     async with client.running("<key>"):
         ...
+
+A server that is reached over HTTP is named by its address, `https://…`, and wants a token.
 
 The application is never blocked by it and never raised into: what goes wrong is logged under
 `hyperlog.client` and told to the callbacks, what cannot be kept is counted and told to the server.
@@ -29,12 +32,16 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
+from types import FrameType
 from typing import Any, Final, Unpack
 
 import trio
 
 from hyperlog.config import ClientConfig, ClientOptions
+from hyperlog.destination import Destination
+from hyperlog.logs import LogEntry, level_name, message_of
 from hyperlog.shipper import DEFAULT_MAX_BUFFER_BYTES, Shipper
+from hyperlog.stacktext import CaughtError
 from hyperlog.trace import (
     CallSite,
     Trace,
@@ -44,7 +51,7 @@ from hyperlog.trace import (
 )
 from hyperlog.worker import Worker
 
-__all__ = ["Client", "ClientStatistics"]
+__all__ = ["Client", "ClientStatistics", "running_client"]
 
 logger = logging.getLogger("hyperlog.client")
 
@@ -65,6 +72,8 @@ class ClientStatistics:
     """records that the server was told it will not get: the buffer had no room for them"""
     buffered_bytes: int
     """in use, of `max_buffer_bytes`"""
+    failed: int
+    """log messages that could not be taken: too deep a recursion, no memory"""
 
 
 class _State(Enum):
@@ -88,16 +97,18 @@ class Client:
         self._cancel_run: Callable[[], object] | None = None
         """ends `run`, in its loop; None without one"""
         self._put: Callable[[Trace], None] | None = None
+        self._put_log: Callable[[LogEntry, float], None] | None = None
+        self._failed = 0
 
     # -- life -------------------------------------------------------------------------------------
 
-    def start(
-        self, server_key: str | bytes | None = None, **options: Unpack[ClientOptions]
-    ) -> None:
+    def start(self, server: str | bytes | None = None, **options: Unpack[ClientOptions]) -> None:
         """Hook the tracers and begin to ship, in a thread of the client's own; returns at once.
 
-        `server_key` is what the server prints when it starts: 64 hex digits, or 32 bytes. The
-        options are those of ClientOptions. A plain `get_initial_props` is called before this
+        `server` is the key that the server prints when it starts, 64 hex digits or 32 bytes: it is
+        then found through the DHT. Or it is an address, `https://HOST:PORT`, or `http://` on this
+        machine: it is then reached by WebSocket, and `token` is needed by most. The options are
+        those of ClientOptions. A plain `get_initial_props` is called before this
         returns, so make it an async function if it takes long. Everything else of the application
         that the options name is called in the client's thread.
 
@@ -106,13 +117,13 @@ class Client:
             KeyFileError: the file named by `keys` cannot be used.
             RuntimeError: started before; a stopped client stays stopped, make another one.
         """
-        shipper = self._begin(server_key, options, self._start_worker)
+        shipper = self._begin(server, options, self._start_worker)
         shipper.load_initial_props()
         shipper.bell.ring()
 
     async def run(
         self,
-        server_key: str | bytes | None = None,
+        server: str | bytes | None = None,
         *,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
         **options: Unpack[ClientOptions],
@@ -121,7 +132,7 @@ class Client:
 
         Raises as `start` does. The tracers are hooked when `task_status.started` is called.
         """
-        await self._run(self._begin(server_key, options, lambda: None), task_status=task_status)
+        await self._run(self._begin(server, options, lambda: None), task_status=task_status)
 
     async def _run(self, shipper: Shipper, *, task_status: trio.TaskStatus[None]) -> None:
         token = trio.lowlevel.current_trio_token()
@@ -137,7 +148,7 @@ class Client:
     @asynccontextmanager
     async def running(
         self,
-        server_key: str | bytes | None = None,
+        server: str | bytes | None = None,
         *,
         timeout: float = 5.0,
         **options: Unpack[ClientOptions],
@@ -147,7 +158,7 @@ class Client:
         At the end of the block it has `timeout` seconds to deliver what is left; an exception out
         of the block ends it at once.
         """
-        shipper = self._begin(server_key, options, lambda: None)
+        shipper = self._begin(server, options, lambda: None)
         failure: Exception | None = None
         async with trio.open_nursery() as nursery:
             await nursery.start(partial(self._run, shipper))
@@ -186,11 +197,11 @@ class Client:
 
     def _begin(
         self,
-        server_key: str | bytes | None,
+        server: str | bytes | None,
         options: ClientOptions,
         start: Callable[[], object],
     ) -> Shipper:
-        config = ClientConfig.checked(server_key, options)
+        config = ClientConfig.checked(server, options)
         with self._lock:
             if self._state is not _State.NEW:
                 raise RuntimeError(
@@ -202,8 +213,13 @@ class Client:
             self._shipper = shipper
             # A bound method is made anew each time, and clear_trace_function compares by equality.
             self._put = shipper.put_trace
+            self._put_log = shipper.put_log
+        _keep_destination(config)
         set_trace_function(shipper.put_trace)
         _clients.add(self)
+        global _started
+        running = [ref for ref in _started if (other := ref()) is not None and other._put_log]
+        _started = (weakref.ref(self), *running)
         return shipper
 
     def _start_worker(self) -> None:
@@ -221,6 +237,7 @@ class Client:
         with self._lock:
             self._state = _State.STOPPED
             put, self._put = self._put, None
+            self._put_log = None
         if put is not None:
             clear_trace_function(put)
 
@@ -238,8 +255,128 @@ class Client:
             return
         put(trace if isinstance(trace, Trace) else _trace_of(trace))
 
+    def debug(
+        self,
+        message: object,
+        /,
+        *,
+        exception: BaseException | bool | None = None,
+        **attributes: object,
+    ) -> None:
+        """`log` with the level DEBUG."""
+        if self._put_log is not None:
+            self._log("DEBUG", message, exception, attributes, sys._getframe(1))
+
+    def info(
+        self,
+        message: object,
+        /,
+        *,
+        exception: BaseException | bool | None = None,
+        **attributes: object,
+    ) -> None:
+        """`log` with the level INFO."""
+        if self._put_log is not None:
+            self._log("INFO", message, exception, attributes, sys._getframe(1))
+
+    def warning(
+        self,
+        message: object,
+        /,
+        *,
+        exception: BaseException | bool | None = None,
+        **attributes: object,
+    ) -> None:
+        """`log` with the level WARNING."""
+        if self._put_log is not None:
+            self._log("WARNING", message, exception, attributes, sys._getframe(1))
+
+    def error(
+        self,
+        message: object,
+        /,
+        *,
+        exception: BaseException | bool | None = None,
+        **attributes: object,
+    ) -> None:
+        """`log` with the level ERROR."""
+        if self._put_log is not None:
+            self._log("ERROR", message, exception, attributes, sys._getframe(1))
+
+    def critical(
+        self,
+        message: object,
+        /,
+        *,
+        exception: BaseException | bool | None = None,
+        **attributes: object,
+    ) -> None:
+        """`log` with the level CRITICAL."""
+        if self._put_log is not None:
+            self._log("CRITICAL", message, exception, attributes, sys._getframe(1))
+
+    def log(
+        self,
+        level: int | str,
+        message: object,
+        /,
+        *,
+        exception: BaseException | bool | None = None,
+        **attributes: object,
+    ) -> None:
+        """Ship a log message: text, or a mapping, which travels as a JSON object.
+
+        `level` is a name or a number of the logging module; others count as the one below. Of any
+        other message the text is taken. `attributes` are values that go along; what JSON cannot
+        hold in them is replaced, later and in another thread, so that values which the application
+        changes at once are sent as changed. `exception` is what the message is about; True means
+        the one that is being handled.
+
+        Costs about 2 µs, never waits and never raises. Without a server the message waits as
+        traces do. Before `start` and after `stop` it goes nowhere.
+        """
+        if self._put_log is not None:
+            self._log(level_name(level), message, exception, attributes, sys._getframe(1))
+
+    def _log(
+        self,
+        level: str,
+        message: Any,  # noqa: ANN401 - the application's
+        exception: BaseException | bool | None,
+        attributes: dict[str, object],
+        frame: FrameType,
+    ) -> None:
+        now = time.time()
+        put = self._put_log
+        if put is None:
+            return
+        try:
+            kind = type(message)
+            if kind is dict:
+                message = message.copy()
+            elif kind is not str:
+                if exception is None and isinstance(message, BaseException):
+                    exception = message
+                message = message_of(message)
+            error = None
+            if exception is not None and exception is not False:
+                caught = sys.exception() if exception is True else exception
+                if isinstance(caught, BaseException):
+                    error = CaughtError(caught)
+            code = frame.f_code
+            place = (code.co_filename, code.co_qualname, frame.f_lineno)
+            put(LogEntry(level, message, attributes, place, error), now)
+        except Exception:  # too deep a recursion of the application, no memory
+            self._failed += 1
+
+    def put_log(self, entry: LogEntry, now: float) -> None:
+        """Ship a message that was made elsewhere, at `now` in seconds since 1970."""
+        put = self._put_log
+        if put is not None:
+            put(entry, now)
+
     def add_props(self, props: Mapping[str, Any]) -> None:
-        """Have `props` go along with all later traces, merged with those given before."""
+        """Have `props` go along with all later records, merged with those given before."""
         if self._shipper is not None:
             self._shipper.add_props(props)
 
@@ -289,6 +426,12 @@ class Client:
         await done.wait()
         return delivered
 
+    @property
+    def is_current_thread(self) -> bool:
+        """Whether the caller runs in the client's own thread."""
+        worker = self._worker
+        return worker is not None and worker.is_current
+
     # -- state ------------------------------------------------------------------------------------
 
     @property
@@ -309,13 +452,14 @@ class Client:
     def statistics(self) -> ClientStatistics:
         shipper = self._shipper
         if shipper is None:
-            return ClientStatistics(False, 0, 0, 0, 0)
+            return ClientStatistics(False, 0, 0, 0, 0, 0)
         return ClientStatistics(
             connected=shipper.connected,
             connections=shipper.connections,
             waiting=shipper.session.unconfirmed,
             lost=shipper.session.lost,
             buffered_bytes=shipper.buffered_bytes,
+            failed=self._failed,
         )
 
     # -- the process ------------------------------------------------------------------------------
@@ -335,11 +479,37 @@ class Client:
         shipper = Shipper(config, max_buffer_bytes=self._max_buffer_bytes, start=self._start_worker)
         shipper.add_props(before.props)
         clear_trace_function(put)
-        self._shipper, self._put = shipper, shipper.put_trace
+        self._shipper, self._put, self._put_log = shipper, shipper.put_trace, shipper.put_log
         set_trace_function(shipper.put_trace)
 
 
 _clients: weakref.WeakSet[Client] = weakref.WeakSet()
+_started: tuple[weakref.ref[Client], ...] = ()
+"""clients that run, the one that was started last first"""
+
+
+def running_client() -> Client | None:
+    """The client of this process that was started last and not stopped; None if there is none."""
+    for reference in _started:
+        client = reference()
+        if client is not None and client._put_log is not None:
+            return client
+    return None
+
+
+def _keep_destination(config: ClientConfig) -> None:
+    """Tell whoever delivers the spool later what it is sent with."""
+    spool, key, web = config.spool, config.server_key, config.web
+    if spool is None or (key is None and web is None):
+        return
+    server = str(web) if key is None else key.hex()
+    Destination(
+        server,
+        config.application,
+        config.instance,
+        web is not None and not web.is_secure,
+        config.ca_file,
+    ).write(spool)
 
 
 def _stop_all() -> None:

@@ -12,13 +12,15 @@ import re
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from ipaddress import IPv4Address
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypedDict
 
 import trio
 
 from hyperlog.access import AccessPolicy
+from hyperlog.destination import web_spool_name
 from hyperlog.dht import BOOTSTRAP_NODES, KeyPair
 from hyperlog.diskspool import DEFAULT_MAX_SPOOL_BYTES, LEAST_MAX_SPOOL_BYTES
 from hyperlog.errors import ConfigError, KeyFileError
@@ -26,6 +28,10 @@ from hyperlog.keyfile import load_or_create_keys
 from hyperlog.limits import ServerLimits
 from hyperlog.sinks.folder import FilePolicy
 from hyperlog.store.policy import StorePolicy
+from hyperlog.webaddress import WebAddress, is_web_address, parse_web_address
+
+if TYPE_CHECKING:
+    import ssl
 
 __all__ = [
     "ClientConfig",
@@ -381,7 +387,13 @@ class ClientOptions(TypedDict, total=False):
     """which one of the application's instances this is, as for `application`. By default the first
     8 hex digits of the client's public key"""
     token: str | None
-    """application token, for servers that ask for one; they say which key it goes with"""
+    """application token, for servers that ask for one; they say which application and key it goes
+    with. By default the environment variable HYPERLOG_TOKEN"""
+    ca_file: str | os.PathLike[str] | None
+    """certificates, in PEM form, that a server with an https address may prove itself by, in the
+    place of those that the system trusts"""
+    allow_plain: bool
+    """allow an http address of another machine: whoever is on the way can read token and records"""
     create_socket: Callable[[], Awaitable[Channel]] | None
     """gives a connection, in the place of the server's key; awaited under trio, after each loss
     again"""
@@ -407,13 +419,20 @@ class ClientConfig:
     """What a client needs to know; made by `ClientConfig.checked`. See ClientOptions."""
 
     server_key: bytes | None
-    """None with `create_socket`"""
+    """of a server that is reached over the DHT"""
+    web: WebAddress | None
+    """of one that is reached over HTTP; None for both with `create_socket`"""
+    tls: ssl.SSLContext | None
+    """for `web`, if it is secure"""
+    ca_file: str | None
+    """absolute"""
     bootstrap: tuple[Address, ...]
     key_pair: KeyPair
     spool: Path | None
     """folder of this client and server alone; None for memory only"""
     max_spool_bytes: int
-    application: str
+    application: str | None
+    """None to have the token tell"""
     instance: str
     token: str | None = field(repr=False)
     create_socket: Callable[[], Awaitable[Channel]] | None
@@ -426,12 +445,15 @@ class ClientConfig:
     on_connection_error: Callable[[Exception], object] | None
 
     @classmethod
-    def checked(cls, server_key: str | bytes | None, options: ClientOptions) -> ClientConfig:
+    def checked(cls, server: str | bytes | None, options: ClientOptions) -> ClientConfig:
         """Check the options; read or make the key file.
+
+        `server` is a public key, or an address that begins with `https://` or `wss://` (`http://`
+        and `ws://` on this machine).
 
         Raises:
             ConfigError: a malformed key, address, name or token, or too small a spool; both or none
-                of `server_key` and `create_socket`.
+                of `server` and `create_socket`; a package is missing that an address needs.
             KeyFileError: the key file that was named cannot be used.
             TypeError: an unknown option, or a callback that cannot be called.
         """
@@ -443,12 +465,31 @@ class ClientConfig:
             if callback is not None and not callable(callback):
                 raise TypeError(f"{name} is a function, not {type(callback).__name__}")
         create_socket = options.get("create_socket")
-        if (server_key is None) == (create_socket is None):
-            raise ConfigError("a client needs the server's key, or else create_socket")
+        if (server is None) == (create_socket is None):
+            raise ConfigError("a client needs the server's key or address, or else create_socket")
+        token = _token(options.get("token", os.environ.get("HYPERLOG_TOKEN") or None))
+        web, tls, public_key = None, None, None
+        if is_web_address(server):
+            web, tls = _web(str(server), options)
+        elif server is not None:
+            public_key = parse_public_key(server)
         bootstrap = options.get("bootstrap")
         given = options.get("key_pair")
         key_pair, is_kept = (given, True) if given is not None else _client_keys(options)
-        public_key = None if server_key is None else parse_public_key(server_key)
+        # A token says which application it is for: the script's name would only contradict it.
+        application = _name(options, "application") or (
+            application_name() if token is None else None
+        )
+        instance = _name(options, "instance")
+        is_known = is_kept if web is None else is_kept or instance is not None
+        instance = instance or key_pair.public_key.hex()[:8]
+        if web is not None:
+            spool_folder = web_spool_name(str(web), web.host, application, instance)
+        elif public_key is not None:
+            spool_folder = spool_name(public_key, key_pair.public_key)
+        else:
+            spool_folder = None
+        ca_file = options.get("ca_file")
         ignored = options.get("ignore_class_names", ())
         max_spool_bytes = options.get("max_spool_bytes", DEFAULT_MAX_SPOOL_BYTES)
         if max_spool_bytes < LEAST_MAX_SPOOL_BYTES:
@@ -458,13 +499,16 @@ class ClientConfig:
             )
         return cls(
             server_key=public_key,
+            web=web,
+            tls=tls,
+            ca_file=None if ca_file is None else os.path.abspath(ca_file),
             bootstrap=tuple(BOOTSTRAP_NODES) if bootstrap is None else parse_bootstrap(bootstrap),
             key_pair=key_pair,
-            spool=_client_spool(options, key_pair, is_kept, public_key),
+            spool=_client_spool(options, is_known, spool_folder),
             max_spool_bytes=max_spool_bytes,
-            application=_name(options, "application") or application_name(),
-            instance=_name(options, "instance") or key_pair.public_key.hex()[:8],
-            token=_token(options.get("token")),
+            application=application,
+            instance=instance,
+            token=token,
             create_socket=create_socket,
             can_socket_reconnect=options.get("can_socket_reconnect"),
             ignore_class_names=frozenset([ignored] if isinstance(ignored, str) else ignored),
@@ -501,10 +545,32 @@ def _name(options: ClientOptions, option: Literal["application", "instance"]) ->
 def _token(token: str | None) -> str | None:
     # It is a secret: an error must not repeat it.
     if token is not None and (
-        not isinstance(token, str) or not 0 < len(token) <= MAX_TOKEN or not token.isprintable()
+        not isinstance(token, str)
+        or not 0 < len(token) <= MAX_TOKEN
+        or not (token.isascii() and token.isprintable())
     ):
-        raise ConfigError(f"token is text of 1 to {MAX_TOKEN} printable characters")
+        raise ConfigError(f"token is text of 1 to {MAX_TOKEN} printable ASCII characters")
     return token
+
+
+def _web(address: str, options: ClientOptions) -> tuple[WebAddress, ssl.SSLContext | None]:
+    web = parse_web_address(address, allow_plain=bool(options.get("allow_plain", False)))
+    if find_spec("wsproto") is None:
+        raise ConfigError(
+            f"{web} is reached by WebSocket, which needs a package more: "
+            "pip install 'hyperlog-p2p[web]'"
+        )
+    ca_file = options.get("ca_file")
+    if not web.is_secure:
+        if ca_file is not None:
+            raise ConfigError(f"{web} has no certificate: leave out ca_file, or use https://")
+        return web, None
+    import ssl  # 8 ms that few need
+
+    try:
+        return web, ssl.create_default_context(cafile=ca_file)
+    except (OSError, ValueError) as err:  # SSLError is an OSError
+        raise ConfigError(f"the certificates of ca_file cannot be used: {err}") from err
 
 
 def _client_keys(options: ClientOptions) -> tuple[KeyPair, bool]:
@@ -524,20 +590,17 @@ def _client_keys(options: ClientOptions) -> tuple[KeyPair, bool]:
         return KeyPair.generate(), False
 
 
-def _client_spool(
-    options: ClientOptions, key_pair: KeyPair, is_kept: bool, server_key: bytes | None
-) -> Path | None:
-    """A folder for each pair of keys: a server knows sessions by the key that they came with."""
+def _client_spool(options: ClientOptions, is_known: bool, name: str | None) -> Path | None:
+    """The folder `name`, if the server will know this client again; without a name there is no
+    folder by default."""
     folder = options.get("spool")
     if folder is None:
-        if "spool" in options or not is_kept or server_key is None:
+        if "spool" in options or not is_known or name is None:
             return None
         try:
             folder = client_keys_path().with_name("spool")
         except RuntimeError:  # no home directory
             return None
-    elif not is_kept and server_key is not None:
+    elif not is_known and name is not None:
         raise ConfigError("a spool is of no use with a fresh key pair: leave out one of the two")
-    if server_key is None:
-        return Path(folder)
-    return Path(folder) / spool_name(server_key, key_pair.public_key)
+    return Path(folder) if name is None else Path(folder) / name

@@ -38,6 +38,7 @@ __all__ = [
     "encode_log",
     "level_name",
     "message_of",
+    "plain_values",
 ]
 
 MAX_NAME = 256  # characters of a logger's or function's name
@@ -123,6 +124,12 @@ class LogEntry:
             size += 2048  # frames keep their code alive, and become text of some KB
         return size
 
+    def make_plain(self) -> None:
+        """Leave out whatever has methods of the application's, which might log in their turn."""
+        if not isinstance(self.message, str):
+            self.message = plain_values(self.message) or {}
+        self.attributes = plain_values(self.attributes)
+
     def __repr__(self) -> str:
         return f"LogEntry({self.level!r}, {self.message!r}, {self.attributes!r})"
 
@@ -130,6 +137,8 @@ class LogEntry:
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(LogRecord).decode
 _state = threading.local()
+_PLAIN = frozenset({str, int, float, bool, bytes, type(None)})
+_class_name = type.__dict__["__name__"].__get__
 
 
 def _size(values: Mapping[str, Any]) -> int:
@@ -138,6 +147,18 @@ def _size(values: Mapping[str, Any]) -> int:
         if type(value) is str or type(value) is bytes:
             size += len(value)
     return size
+
+
+def plain_values(values: dict[str, Any] | None) -> dict[str, Any] | None:
+    """A copy in which the name of its class stands for each value that is no text or number."""
+    if values is None:
+        return None
+    return {
+        str.__str__(name) if isinstance(name, str) else "?": value
+        if type(value) in _PLAIN
+        else f"[{_class_name(type(value))}]"
+        for name, value in values.items()
+    }
 
 
 def level_name(level: object) -> str:
@@ -160,14 +181,14 @@ def message_of(message: object) -> str | dict[str, Any]:
     """`message` as a LogEntry holds it: a dictionary of a mapping, else text. Never raises."""
     # The application's own methods make the text, and may log: about the same object, even.
     if getattr(_state, "inside", False):
-        return f"[{type(message).__name__} logged while its own text was made]"
+        return f"[{_class_name(type(message))} logged while its own text was made]"
     _state.inside = True
     try:
         if isinstance(message, Mapping):
             return dict(message)
         return str.__str__(message) if isinstance(message, str) else str(message)
     except Exception:
-        return f"[unserialisable {type.__dict__['__name__'].__get__(type(message))}]"
+        return f"[unserialisable {_class_name(type(message))}]"
     finally:
         _state.inside = False
 

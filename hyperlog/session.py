@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 from msgspec import Raw
 
 from hyperlog.errors import BadAnswer, BadGreeting
+from hyperlog.logs import LogEntry, encode_log
 from hyperlog.records import Gap, client_props, encode_gap, encode_trace
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ __all__ = ["ClientSession", "KeptSession", "PendingTrace", "Spooled", "TraceQueu
 MAX_LOSSES: Final = 1024  # losses remembered until a server has seen them; older ones only count
 UNLIMITED: Final = 2**63
 
-PendingTrace: TypeAlias = "tuple[float, Trace, Raw | None]"
+PendingTrace: TypeAlias = "tuple[float, Trace | LogEntry, Raw | None]"
 
 
 class TraceQueue(Protocol):
@@ -208,8 +209,12 @@ class ClientSession(KeptSession):
                     size += len(value)
         self._queue.append((now, trace, self._encoded_props), size)
 
+    def log(self, entry: LogEntry, now: float) -> None:
+        """Take a log message in, as `trace` does a trace."""
+        self._queue.append((now, entry, self._encoded_props), entry.text_size)
+
     def drain(self, now: float, limit: int = 256) -> int:
-        """Record up to `limit` traces that were taken in; returns how many."""
+        """Record up to `limit` traces and log messages that were taken in; returns how many."""
         spool, queue, session_id = self.spool, self._queue, self.session_id
         number = spool.next_number
         messages: list[bytes] = []
@@ -220,8 +225,9 @@ class ClientSession(KeptSession):
             messages.append(encode_gap(gap, now))
             number += 1
         pending = queue.take_pending(limit)
-        for number, (timestamp, trace, props) in enumerate(pending, number):  # noqa: B020
-            messages.append(encode_trace(trace, timestamp, session_id, number, props))
+        for number, (timestamp, item, props) in enumerate(pending, number):  # noqa: B020
+            encode: Any = encode_log if type(item) is LogEntry else encode_trace
+            messages.append(encode(item, timestamp, session_id, number, props))
         if messages:
             spool.put(messages)
         return len(pending)

@@ -31,7 +31,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 import trio
 
@@ -40,13 +40,16 @@ from hyperlog.conversation import ClientConversation, Identity, Pace
 from hyperlog.dht import Connection, DHTError, open_dht
 from hyperlog.diskspool import SpooledSession, SpoolFolder
 from hyperlog.doorbell import Doorbell
-from hyperlog.errors import PeerProtocolError, ServerRefused
+from hyperlog.errors import BadGreeting, PeerProtocolError, ServerRefused
+from hyperlog.logs import plain_values
 from hyperlog.route import Route
 from hyperlog.session import ClientSession, KeptSession, PendingTrace
 from hyperlog.tracequeue import TraceQueue
 
 if TYPE_CHECKING:
+    from hyperlog.logs import LogEntry
     from hyperlog.trace import Trace
+    from hyperlog.websocket import WebRoute, WebSocketChannel
 
 __all__ = ["DEFAULT_MAX_BUFFER_BYTES", "Shipper"]
 
@@ -71,6 +74,7 @@ MAX_LEFT_BEHIND: Final = 16  # sessions of dead processes that are sent at a tim
 LOOK_INTERVAL: Final = 30.0  # s between two looks for such sessions
 LIVED: Final = 5.0  # s that a connection lasts to count as a success
 
+Link: TypeAlias = "Connection | WebSocketChannel | _Link"
 Resolve = Callable[[bool], object]
 """Told, in the loop's thread, whether everything that was asked for was delivered."""
 
@@ -94,7 +98,9 @@ class Shipper:
         """what goes along with every trace"""
         self._config = config
         self._ignored = config.ignore_class_names
-        self._identity = Identity(config.application, config.instance, config.token)
+        # Over HTTP the token has come with the request.
+        token = config.token if config.web is None else None
+        self._identity = Identity(config.application, config.instance, token)
         # Half is for traces: a program that cannot connect must still take new ones in, and loops
         # that trace are faster when there is room for what they bring within 100 ms.
         queue_bytes = max_buffer_bytes // 2
@@ -110,6 +116,8 @@ class Shipper:
                 config.spool, max_bytes=config.max_spool_bytes, max_memory_bytes=message_bytes
             )
             self._spool = self._folder.create(session_id)
+        self._encoding_in: int | None = None
+        """thread that encodes at this moment"""
         self.session = ClientSession(self._spool, self._queue)
         self._adopted: dict[str, SpooledSession] = {}
         self._room_for_more = trio.lowlevel.ParkingLot()
@@ -136,7 +144,20 @@ class Shipper:
                 parent is not None and parent.class_name in ignored
             ):
                 return
+        if self._encoding_in == threading.get_ident():
+            trace.object_props = plain_values(trace.object_props)
+            trace.caller_props = plain_values(trace.caller_props)
         self.session.trace(trace, time.time())
+        self._wake()
+
+    def put_log(self, entry: LogEntry, now: float) -> None:
+        """Take a log message of `now`, in seconds since 1970. Never waits."""
+        if self._encoding_in == threading.get_ident():
+            entry.make_plain()
+        self.session.log(entry, now)
+        self._wake()
+
+    def _wake(self) -> None:
         if self.bell.waiting:
             self.bell.ring()
         elif self._queue.crowded:
@@ -198,7 +219,7 @@ class Shipper:
     def _close_spool(self) -> None:
         """Leave what is not delivered to the next process, what was traced just now included."""
         if self._folder is not None:
-            while self.session.drain(time.time(), BATCH):
+            while self._drain(BATCH):
                 pass
             self.session.release_confirmed()
         self._spool.close()
@@ -224,12 +245,20 @@ class Shipper:
     def _has_work(self) -> bool:
         return bool(self._queue.pending or self._requests)
 
+    def _drain(self, limit: int) -> int:
+        # What an object logs while its own text is made must not have its text made in turn.
+        self._encoding_in = threading.get_ident()
+        try:
+            return self.session.drain(time.time(), limit)
+        finally:
+            self._encoding_in = None
+
     async def _collect(self) -> None:
         limit, sent_at = BATCH, 0.0
         while True:
             requests = len(self._requests)
             numbered = self._spool.next_number
-            drained = self.session.drain(time.time(), limit)
+            drained = self._drain(limit)
             ended = drained < limit
             if self._spool.next_number > numbered and (ended or trio.current_time() >= sent_at):
                 self._sendable.unpark_all()
@@ -271,6 +300,11 @@ class Shipper:
         if config.create_socket is not None:
             await self._reconnect_for_ever(Route(config.create_socket))
             return
+        if config.web is not None:
+            from hyperlog.websocket import WebRoute  # its package is not in every installation
+
+            await self._reconnect_for_ever(WebRoute(config.web, token=config.token, tls=config.tls))
+            return
         assert config.server_key is not None
         server_key = config.server_key
         while True:
@@ -283,7 +317,7 @@ class Shipper:
                 if not await self._wait_to_retry(err):
                     return
 
-    async def _reconnect_for_ever(self, route: Route) -> None:
+    async def _reconnect_for_ever(self, route: Route | WebRoute) -> None:
         try:
             while True:
                 error: Exception | None = None
@@ -296,7 +330,9 @@ class Shipper:
         finally:
             await route.aclose()
 
-    async def _wait_to_retry(self, error: Exception | None, route: Route | None = None) -> bool:
+    async def _wait_to_retry(
+        self, error: Exception | None, route: Route | WebRoute | None = None
+    ) -> bool:
         """Report what happened, wait; False when there is to be no other attempt."""
         if error is not None:
             self.last_connection_error = error
@@ -338,9 +374,17 @@ class Shipper:
 
     # -- one connection ---------------------------------------------------------------------------
 
-    async def _use(self, channel: Channel, route: Route) -> Exception | None:
+    async def _use(self, channel: Channel, route: Route | WebRoute) -> Exception | None:
         """Ship over one connection; why it ended, None when the server ended it in order."""
-        link = channel if isinstance(channel, Connection) else _Link(channel)
+        link: Link
+        if isinstance(channel, Connection):
+            link = channel
+        elif self._config.web is not None:
+            link = cast("WebSocketChannel", channel)
+        else:
+            link = _Link(channel)
+        # Of a connection that is given up because there is a spare one, this is not told.
+        error: Exception | None = ConnectionError("the server gives no sign of life any more")
         opened_at = trio.current_time()
         conversation = ClientConversation(
             self.session,
@@ -355,6 +399,8 @@ class Shipper:
                     conversation.receive_message(await link.receive())
                     if conversation.has_answers:
                         await link.send_many(self._messages(conversation))
+            if self._config.web is not None and not conversation.acknowledges:
+                return BadGreeting("what answers acknowledges nothing: is it a hyperlog server?")
             self._resolve_delivered()
             if isinstance(link, Connection):
                 link.set_liveness(LIVENESS_INTERVAL, LIVENESS_TIMEOUT)
@@ -363,12 +409,12 @@ class Shipper:
             self._call(self._config.on_open)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._send, link, conversation)
-                if conversation.acknowledges and isinstance(link, Connection):
+                if conversation.acknowledges and not isinstance(link, _Link):
                     nursery.start_soon(self._watch_silence, link, route, nursery.cancel_scope)
                 if conversation.acknowledges:
                     nursery.start_soon(self._look_for_left_behind, conversation)
                 else:
-                    nursery.start_soon(self._watch_delivery, link)
+                    nursery.start_soon(self._watch_delivery, cast("Connection | _Link", link))
                 error = await self._listen(link, conversation)
                 nursery.cancel_scope.cancel()
             return None if route.has_spare else error
@@ -391,9 +437,7 @@ class Shipper:
             with trio.move_on_after(CLOSE_TIMEOUT, shield=True):
                 await link.aclose()
 
-    async def _listen(
-        self, link: Connection | _Link, conversation: ClientConversation
-    ) -> Exception | None:
+    async def _listen(self, link: Link, conversation: ClientConversation) -> Exception | None:
         try:
             while True:
                 conversation.receive_message(await link.receive())
@@ -409,14 +453,19 @@ class Shipper:
         except (trio.BrokenResourceError, trio.ClosedResourceError) as err:
             return _reason(err)
 
-    async def _watch_silence(self, link: Connection, route: Route, scope: trio.CancelScope) -> None:
-        await route.watch(link)
+    async def _watch_silence(
+        self,
+        link: Connection | WebSocketChannel,
+        route: Route | WebRoute,
+        scope: trio.CancelScope,
+    ) -> None:
+        await route.watch(link)  # type: ignore[arg-type]
         scope.cancel()
 
     def _messages(self, conversation: ClientConversation) -> list[bytes]:
         return conversation.messages_to_send(SEND_BATCH, time.time(), trio.current_time())
 
-    async def _send(self, link: Connection | _Link, conversation: ClientConversation) -> None:
+    async def _send(self, link: Link, conversation: ClientConversation) -> None:
         try:
             while True:
                 messages = self._messages(conversation)

@@ -153,7 +153,7 @@ ARROWS: dict[str, set[str]] = {
         "websocket",
     },
     "handler": {"client", "logs", "replacer", "stacktext"},
-    "client": {"destination", "logs", "shipper", "stacktext", "trace", "worker"},
+    "client": {"destination", "dht", "logs", "shipper", "stacktext", "trace", "worker"},
     "server": {
         "connections",
         "control",

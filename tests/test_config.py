@@ -195,8 +195,13 @@ def test_an_unusable_data_folder_costs_the_key_and_not_the_application(
 @pytest.mark.parametrize(
     ("key", "options", "error", "reason"),
     [
-        (None, {}, ConfigError, "server's key, or else create_socket"),
-        (KEY, {"create_socket": print}, ConfigError, "server's key, or else create_socket"),
+        (None, {}, ConfigError, "server's key or address, or else create_socket"),
+        (
+            KEY,
+            {"create_socket": print},
+            ConfigError,
+            "server's key or address, or else create_socket",
+        ),
         ("5a", {}, ConfigError, "64 hex digits"),
         (KEY, {"bootstrap": ["nonsense"]}, ConfigError, "HOST:PORT"),
         (KEY, {"on_opne": print}, TypeError, "no option 'on_opne'"),
