@@ -132,7 +132,6 @@ def serving(folder: Path, *options: str, host: str = "127.0.0.1") -> Iterator[Se
     """Run a server whose logs go to `folder`/logs; `options` are those of `hyperlog serve`."""
     logs = folder / "logs"
     command = [sys.executable, "-m", "hyperlog", "serve", "--local", "--json", "--host", host]
-    command += ["--http", "off"]  # there may be several servers at a time
     command += ["--http", "off", "--store", "off"]
     command += ["--folder", str(logs), "--keys", str(folder / "keys.dat"), *options]
     stderr = folder / "stderr"
