@@ -3,8 +3,9 @@
 Connections put in what they have received and read on while it is being written; `wait_for_room`
 holds them back when the disk is slower than they are, so that in the end the senders' windows
 close. One task for each key with something to write keeps the order. What cannot be written is
-tried again, and is given up after FAULT_PATIENCE: the connections are ended then, and clients keep
-their records, for nothing of it was acknowledged.
+tried again, when a quota leaves room or else after FAULT_RETRY, and is given up after
+FAULT_PATIENCE: the connections are ended then, and clients keep their records, for nothing of it
+was acknowledged.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Final, Protocol
 
 import trio
 
-from hyperlog.errors import SinkError
+from hyperlog.errors import LogQuotaReached, SinkError
 from hyperlog.keylog import KeyLog
 from hyperlog.reception import ServerConversation
 from hyperlog.resume import Received, ResumeState
@@ -131,6 +132,9 @@ class KeyWriter:
                         failing_since = now
                     if now - failing_since >= FAULT_PATIENCE:
                         self._give_up()
+                    elif isinstance(error, LogQuotaReached):
+                        with trio.move_on_at(failing_since + FAULT_PATIENCE):
+                            await self._writer.wait_for_room(self._key)
                     else:
                         await trio.sleep(FAULT_RETRY)
                 else:

@@ -68,6 +68,7 @@ MAX_MESSAGE_SIZE = 2**24 - 1 - 17  # bytes of one message that we accept: one se
 MAX_NESTING = 128  # containers within containers in a message that we accept
 MAX_HALF_PAIRS = 10_000  # of surrogates in a message that are mended, some ms
 MAX_SESSION_ID = 128  # characters; the JavaScript client sends up to 18 digits
+MAX_SESSIONS = 256  # of one key that a server remembers, in memory as from its files
 MAX_NUMBER = 2**53 - 1  # JavaScript's largest exact integer
 MAX_NAME = 256  # characters of a class, function or user name
 DEFAULT_APPLICATION = "default"  # of senders that name none

@@ -15,12 +15,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
 
 import msgspec
 
 from hyperlog.errors import SessionRewound
 from hyperlog.records import (
+    MAX_SESSIONS,
     ClientRecord,
     Gap,
     gap_line,
@@ -31,8 +31,6 @@ from hyperlog.records import (
 )
 
 __all__ = ["Arrivals", "Received", "ResumeState"]
-
-MAX_SESSIONS: Final = 256  # remembered of one key
 
 
 @dataclass(slots=True)

@@ -14,6 +14,7 @@ from hyperlog.dht import KeyPair, open_dht, testnet
 from hyperlog.errors import ConfigError, KeyFileError, SinkError
 from hyperlog.limits import ServerLimits
 from hyperlog.server import Server
+from hyperlog.sinks import writer
 from hyperlog.sinks.folder import FilePolicy
 
 SESSION = "123456789"
@@ -255,6 +256,29 @@ async def test_a_quota_keeps_records_with_their_clients(tmp_path):
         other, _ = await connect(dht, server, KeyPair.generate())
         await other.send(message(0))
         await until(lambda: server.statistics().files.folder_keys == 2)
+
+
+async def test_what_a_quota_leaves_no_room_for_is_written_once_there_is_room(tmp_path, monkeypatch):
+    monkeypatch.setattr(keywriter, "FAULT_RETRY", 0.001)
+    monkeypatch.setattr(writer, "QUOTA_INTERVAL", 0.05)
+    files = FilePolicy(key_quota=3000, rotate_size=1000)
+    async with local_server(tmp_path, files=files) as server, peer(server) as dht:
+        connection, _ = await connect(dht, server)
+        number = 0
+        while not server.statistics().files.quota_failures:
+            await connection.send(message(number))
+            number += 1
+            await until(
+                lambda: (
+                    server.statistics().records == number  # noqa: B023 - awaited in the loop
+                    or server.statistics().files.quota_failures
+                )
+            )
+        await trio.sleep(0.2)  # some looks at the folder
+        assert server.statistics().files.quota_failures == 1, "it is tried again without room"
+        (tmp_path / f"{dht.key_pair.public_key.hex()}.log.1").unlink()
+        await until(lambda: server.statistics().records == number)
+        assert server.statistics().connections == 1
 
 
 async def test_the_number_of_connections_is_bounded(tmp_path):

@@ -22,12 +22,11 @@ from typing import BinaryIO, Final
 import msgspec
 from msgspec import Struct
 
-from hyperlog.records import iso_time
+from hyperlog.records import MAX_SESSION_ID, iso_time
+from hyperlog.records import MAX_SESSIONS as MAX_SESSIONS
 
 __all__ = ["Sessions", "continuation_line", "is_continuation", "session_of_line"]
 
-MAX_SESSIONS: Final = 64  # remembered of one key
-MAX_SESSION_ID: Final = 128  # characters
 MAX_SCAN: Final = 256 * 1024 * 1024  # bytes read of one key's files, about a second
 MAX_LINE: Final = 16 * 1024 * 1024  # bytes; longer ones are passed over
 BLOCK: Final = 1024 * 1024  # bytes read at a time
