@@ -120,8 +120,7 @@ class Explore:
             until = now if query.until is None else query.until
             since = query.since
             if since is None:
-                oldest = await self._store.search(query, limit=1, order="oldest")
-                since = oldest.records[0].time if oldest.records else until - 86_400_000
+                since, until = await self._extent(query, until)
             step = step_for(until - since)
             bins = await self._store.histogram(replace(query, since=since, until=until), step=step)
         return JSONResponse(
@@ -133,6 +132,14 @@ class Explore:
                 "total": sum(sum(one.counts.values()) for one in bins),
             }
         )
+
+    async def _extent(self, query: Query, until: int) -> tuple[int, int]:
+        """From the oldest record to just after the newest."""
+        oldest = await self._store.search(query, limit=1, order="oldest")
+        newest = await self._store.search(query, limit=1)
+        if not oldest.records or not newest.records:
+            return until - 86_400_000, until
+        return oldest.records[0].time, min(until, newest.records[0].time + 1)
 
     async def facet(self, request: Request, login: Login) -> Response:
         """The most frequent values of one field, as a list of links."""

@@ -79,7 +79,12 @@ class Renderer:
             now=time.time(),
             **values,
         )
-        return HTMLResponse(text, status, {"Content-Security-Policy": self._policy})
+        headers = {
+            "Content-Security-Policy": self._policy,
+            # With no referrer at all a form of ours would come from the origin `null`.
+            "Referrer-Policy": "same-origin",
+        }
+        return HTMLResponse(text, status, headers)
 
     def fragment(self, template: str, **values: object) -> HTMLResponse:
         """A part of a page, for a script that puts it there."""

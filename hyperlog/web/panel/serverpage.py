@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, Protocol
@@ -39,7 +40,7 @@ class AllowList(Protocol):
     def listed(self) -> list[bytes]: ...
     def add(self, key: bytes) -> None: ...
     def remove(self, key: bytes) -> None: ...
-    def learn(self, seconds: float | None, count: int | None) -> None: ...
+    def learn(self, seconds: float | None, count: int | None, now: float) -> None: ...
     def lock(self) -> None: ...
 
 
@@ -72,7 +73,9 @@ def add_server(
     audit: Audit,
 ) -> None:
     """Add the rows of this page to the panel."""
-    qr = segno.make(public_key.hex(), error="m", micro=False).svg_inline(scale=4, omitsize=True)
+    qr = segno.make(public_key.hex(), error="m", micro=False).svg_inline(
+        scale=4, border=1, omitsize=True
+    )
     version = _version()
 
     def state() -> dict[str, Any]:
@@ -129,7 +132,7 @@ def add_server(
 
     def learn(form: dict[str, str]) -> dict[str, object]:
         seconds, count = parse_learning(form.get("for", ""))
-        allow_list.learn(seconds, count)
+        allow_list.learn(seconds, count, time.monotonic())
         return {"for": form.get("for", "")}
 
     def lock(form: dict[str, str]) -> dict[str, object]:

@@ -9,13 +9,20 @@ const formats = {
 };
 const writers = new Map();
 
-// Text of a Date (or of milliseconds since 1970) in one of the styles above, or 'ago'.
+// Text of a Date (or of milliseconds since 1970) in one of the styles above, or 'ago'. A `time` of
+// another day than today has its day before it.
 export function timeText(date, style = 'time') {
   date = new Date(date);
   if (Number.isNaN(date.getTime())) return '–';
   if (style === 'ago') return agoText((Date.now() - date) / 1000);
+  const text = writer(style).format(date).replace(',', '.');
+  if (style !== 'time' || date.toDateString() === new Date().toDateString()) return text;
+  return `${writer('date').format(date).slice(5)} ${text}`;
+}
+
+function writer(style) {
   if (!writers.has(style)) writers.set(style, new Intl.DateTimeFormat('sv-SE', formats[style]));
-  return writers.get(style).format(date).replace(',', '.');
+  return writers.get(style);
 }
 
 function agoText(seconds) {

@@ -1,0 +1,108 @@
+"""Puts the panel of a server together."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+import msgspec
+import trio
+
+from hyperlog.blocklist import Blocklist
+from hyperlog.config import ServerConfig
+from hyperlog.connections import ConnectionManager
+from hyperlog.gate import Gate
+from hyperlog.intake import Intake, Sender
+from hyperlog.records import instance_source
+from hyperlog.registry import Registry
+from hyperlog.store.answers import Store
+from hyperlog.tail import Tail
+from hyperlog.tokens import TokenAuthority
+from hyperlog.web.panel.access import Access
+from hyperlog.web.panel.account import add_account
+from hyperlog.web.panel.applications import add_applications
+from hyperlog.web.panel.explore import add_explore
+from hyperlog.web.panel.export import add_export
+from hyperlog.web.panel.helppage import add_help
+from hyperlog.web.panel.livepage import add_live
+from hyperlog.web.panel.routes import Panel
+from hyperlog.web.panel.searches import Searches
+from hyperlog.web.panel.serverpage import add_server
+from hyperlog.web.panel.start import add_start
+from hyperlog.web.panel.tokenspage import add_tokens
+
+__all__ = ["AuditLog", "create_panel"]
+
+logger = logging.getLogger("hyperlog.web.panel")
+
+APPLICATION = "hyperlog"
+INSTANCE = "server"
+MAX_WAITING = 1000  # entries
+
+_encode = msgspec.json.Encoder().encode
+
+
+class AuditLog:
+    """What was done in the panel, as records of an instance of its own; `run` it."""
+
+    def __init__(self, intake: Intake) -> None:
+        self._intake = intake
+        self._send, self._receive = trio.open_memory_channel[bytes](MAX_WAITING)
+        source = instance_source(APPLICATION, INSTANCE)
+        self._sender = Sender(source, None, APPLICATION, INSTANCE, "internal", "")
+
+    def __call__(self, what: str, fields: dict[str, object]) -> None:
+        logger.info("%s: %s", what, fields)
+        level = "WARNING" if what.endswith("failed") else "INFO"
+        entry = {"level": level, "logger": "hyperlog.audit", "message": what, "attributes": fields}
+        try:
+            self._send.send_nowait(_encode(entry))
+        except trio.WouldBlock:
+            logger.error("an audit entry was lost, since the log cannot be written: %s", what)
+
+    async def run(self) -> None:
+        """Write entries until cancelled."""
+        async for entry in self._receive:
+            for refusal in await self._intake.take(self._sender, [entry]):
+                if refusal is not None:
+                    logger.error("an audit entry was not written: %s", refusal)
+
+
+def create_panel(
+    *,
+    config: ServerConfig,
+    public_key: bytes,
+    bootstrap: Sequence[str],
+    registry: Registry,
+    gate: Gate,
+    connections: ConnectionManager,
+    tokens: TokenAuthority,
+    store: Store,
+    tail: Tail,
+    statistics: Callable[[], object],
+    audit: Callable[[str, dict[str, object]], None],
+    clock: Callable[[], float] = time.time,
+) -> Panel:
+    """The panel of a server that has all this."""
+    access = Access(registry, audit, clock=clock)
+    panel = Panel(access, Searches(registry))
+    blocklist = Blocklist(registry, gate, clock)
+    add_start(panel, store, public_key, bootstrap)
+    add_explore(panel, store)
+    add_export(panel, store)
+    add_live(panel, tail)
+    add_applications(panel, connections, blocklist, audit)
+    add_tokens(panel, tokens, audit, public_key)
+    add_server(
+        panel,
+        config=config,
+        public_key=public_key,
+        statistics=statistics,
+        store=store,
+        allow_list=gate.access,
+        audit=audit,
+    )
+    add_account(panel)
+    add_help(panel)
+    return panel
