@@ -57,7 +57,7 @@ RECORD_INDEXES: Final = (
     IndexModel([("instance", 1), *TIME], name="instance"),
     IndexModel([("key", 1), *TIME], name="key"),
     IndexModel([("block", 1)], name="block"),
-    IndexModel([*TIME, ("wild", 1)], name="wild", partialFilterExpression={"wild": True}),
+    IndexModel([("wild", 1), *TIME], name="wild", partialFilterExpression={"wild": True}),
 )
 WORD_INDEXES: Final = (IndexModel([("words", 1), ("last", -1)], name="words"),)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import heapq
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, TypeAlias
 
@@ -41,18 +41,28 @@ __all__ = ["Order", "Place", "Question", "Reader"]
 SEARCH_TIMEOUT: Final = 20.0  # s
 COUNT_TIMEOUT: Final = 60.0  # s
 BATCH: Final = 1000  # documents that MongoDB sends at a time
-FIRST_BLOCKS: Final = 4000  # records in the blocks that are looked into first, then ever more
+FIRST_BLOCKS: Final = 1000  # records in the blocks that are looked into first, then ever more
 BLOCKS_FACTOR: Final = 4
 MAX_BLOCKS: Final = 5000  # more than that are not listed in a question: it reads everything
-MAX_BUCKETS: Final = 500  # in one question
+MAX_BUCKETS: Final = 500  # that are looked into
+MAX_UNITED: Final = 50  # of them in one question to MongoDB
 MAX_BINS: Final = 10_000
 MAX_VALUES: Final = 1_000_000  # different ones that are counted here
 MAX_INT, MIN_INT = 2**63 - 1, -(2**63)
+ALWAYS_THERE: Final = ("_id", "server", "source", "instance", "time", "level", "kind", "message")
+INDEXED: Final[dict[str, Terms]] = {
+    "level": {"$in": list(LEVEL_NAMES)},
+    "instance": {"$gte": ""},
+    "key": {"$gte": ""},
+}
+"""columns that have an index, and what is true of all their values"""
 BACKWARDS: Final = {"newest": -1, "oldest": 1}
 
 Order: TypeAlias = Literal["newest", "oldest"]
 Place: TypeAlias = tuple[int, int]
 """of a record in the order of all: time and sequence"""
+
+_Stage: TypeAlias = dict[str, Any]
 
 _TAME: Final[Terms] = {"wild": {"$exists": False}}
 _WILD: Final[Terms] = {"wild": True}
@@ -114,19 +124,25 @@ class Reader:
         self, question: Question, query: Query, limit: int, after: Place | None, order: Order
     ) -> tuple[list[StoredRecord], Place | None]:
         """At most `limit` records behind a place, and the last one's place if there are more."""
-        backwards = order == "newest"
+        count = limit + 1
         found: list[Document] = []
+
+        def bounded(branch: _Branch) -> _Branch:
+            if after is not None:
+                branch = branch.narrowed(_behind(after, order))
+            if len(found) == count:
+                branch = branch.narrowed(_not_behind(_place(found[-1]), order))
+            return branch
+
         with self._access.limited(SEARCH_TIMEOUT):
-            for branch in self._branches(query):
-                if after is not None:
-                    branch = branch.narrowed(_behind(after, order))
-                if len(found) > limit:
-                    branch = branch.narrowed(_not_behind(_place(found[-1]), order))
-                found += self._first(question, branch, limit + 1, order)
-                found.sort(key=_place, reverse=backwards)
-                del found[limit + 1 :]
+            simple, in_words, undecided = self._sorted_out(query)
+            found = self._first(map(bounded, simple), count, order)
+            found = self._first_in_words(question, map(bounded, in_words), found, count, order)
+            for branch in map(bounded, undecided):
+                found = _merged(found, self._first_decided(question, branch, count, order), order)
+                del found[count:]
         records = [record_of(document) for document in found[:limit]]
-        return records, _place(found[limit - 1]) if len(found) > limit else None
+        return records, _place(found[limit - 1]) if len(found) == count else None
 
     def get(self, id: str) -> StoredRecord | None:
         """The record of this id."""
@@ -137,76 +153,114 @@ class Reader:
                     return record_of(document)
         return None
 
-    def _first(
+    def _first(self, branches: Iterable[_Branch], count: int, order: Order) -> list[Document]:
+        """The first documents of some branches that MongoDB decides."""
+        ordered: list[_Stage] = [{"$sort": _sort(order)}, {"$limit": count}]
+        fields = {"$project": RECORD_FIELDS}
+        found: list[Document] = []
+        for part in _parts(branches):
+            pipelines = [[{"$match": one.terms}, *ordered, fields] for one in part]
+            found = _merged(found, self._united(part, pipelines, ordered), order)
+        return found[:count]
+
+    def _first_in_words(
+        self,
+        question: Question,
+        branches: Iterable[_Branch],
+        found: list[Document],
+        count: int,
+        order: Order,
+    ) -> list[Document]:
+        """The first of what has been found and of branches with words."""
+        by_bucket = {branch.bucket: branch for branch in branches}
+        edge, direction = ("last", -1) if order == "newest" else ("first", 1)
+        blocks: dict[str, list[Any]] = {}
+        records, wanted = 0, FIRST_BLOCKS
+
+        def read() -> list[Document]:
+            documents = found
+            for bucket, names in blocks.items():
+                branch = by_bucket[bucket].narrowed({"block": {"$in": names}})
+                part = self._ordered(replace(branch, hint="block"), order, count)
+                documents = _merged(documents, part, order)[:count]
+            return documents
+
+        for block in question.watched(self._blocks(list(by_bucket.values()), edge, direction)):
+            if records >= wanted:
+                found = read()
+                blocks, records, wanted = {}, 0, wanted * BLOCKS_FACTOR
+                if len(found) == count and (found[-1]["time"] - block[edge]) * direction < 0:
+                    return found
+            blocks.setdefault(block["bucket"], []).append(block["_id"])
+            records += block["records"]
+        return read()
+
+    def _blocks(self, branches: Sequence[_Branch], edge: str, direction: int) -> Iterator[Document]:
+        """The blocks that can hold a match, by their edges."""
+        streams = []
+        for part in _parts(branches):
+            pipelines: list[list[_Stage]] = [
+                [
+                    {"$match": one.words},
+                    {"$project": {edge: 1, "records": 1, "bucket": {"$literal": one.bucket}}},
+                ]
+                for one in part
+            ]
+            names = [words_name(one.bucket) for one in part]
+            sort = {"$sort": {edge: direction}}
+            streams.append(self._united(part, pipelines, [sort], names))
+        return heapq.merge(*streams, key=lambda block: block[edge] * direction)
+
+    def _first_decided(
         self, question: Question, branch: _Branch, count: int, order: Order
     ) -> list[Document]:
-        """The first documents of a branch."""
-        if branch.decide is None and branch.words is not None:
-            return self._first_of_blocks(question, branch, count, order)
+        assert branch.decide is not None
         found = []
-        for document in question.watched(self._ordered(branch, order, count)):
-            if branch.decide is None or branch.decide(Reading(record_of(document))):
+        for document in question.watched(self._ordered(branch, order)):
+            if branch.decide(Reading(record_of(document))):
                 found.append(document)
                 if len(found) == count:
                     break
         return found
 
     def _ordered(self, branch: _Branch, order: Order, count: int = 0) -> Iterator[Document]:
-        direction = BACKWARDS[order]
         cursor = self._records(branch).find(
             branch.terms,
             RECORD_FIELDS,
-            sort=[("time", direction), ("sequence", direction)],
-            limit=count if branch.decide is None else 0,
-            batch_size=min(count, BATCH),
+            sort=_sort(order),
+            limit=count,
+            batch_size=BATCH,
+            hint=branch.hint,
             allow_disk_use=True,
         )
         with cursor:
-            yield from cursor if branch.hint is None else cursor.hint(branch.hint)
-
-    def _first_of_blocks(
-        self, question: Question, branch: _Branch, count: int, order: Order
-    ) -> list[Document]:
-        found: list[Document] = []
-        edge, direction = ("last", -1) if order == "newest" else ("first", 1)
-        blocks = self._access.to_read(words_name(branch.bucket)).find(
-            branch.words, {edge: 1, "records": 1}, sort=[(edge, direction)], allow_disk_use=True
-        )
-        names: list[Any] = []
-        records, wanted = 0, FIRST_BLOCKS
-        with blocks:
-            for block in question.watched(blocks):
-                if records >= wanted:
-                    found = self._with_blocks(branch, names, found, count, order)
-                    names, records, wanted = [], 0, wanted * BLOCKS_FACTOR
-                    if len(found) == count and (found[-1]["time"] - block[edge]) * direction < 0:
-                        return found
-                names.append(block["_id"])
-                records += block["records"]
-        return self._with_blocks(branch, names, found, count, order)
-
-    def _with_blocks(
-        self, branch: _Branch, names: list[Any], found: list[Document], count: int, order: Order
-    ) -> list[Document]:
-        if not names:
-            return found
-        only = replace(branch.narrowed({"block": {"$in": names}}), hint="block")
-        found += self._ordered(only, order, count)
-        found.sort(key=_place, reverse=order == "newest")
-        return found[:count]
+            yield from cursor
 
     # -- counts
 
     def count(self, question: Question, query: Query) -> int:
         """How many match."""
         with self._access.limited(COUNT_TIMEOUT):
-            return sum(self._count(question, branch) for branch in self._branches(query))
+            return sum(self._counts(question, query).values())
 
-    def _count(self, question: Question, branch: _Branch) -> int:
-        if branch.decide is not None:
-            return sum(1 for _ in self._decided(question, branch))
-        branch = self._in_blocks(question, branch)
-        return self._records(branch).count_documents(branch.terms)
+    def _counts(self, question: Question, query: Query) -> Counter[str]:
+        """By bucket."""
+        counts: Counter[str] = Counter()
+        simple, in_words, undecided = self._sorted_out(query)
+        for branch in undecided:
+            for _ in self._decided(question, branch):
+                counts[branch.bucket] += 1
+        for part in _parts([*simple, *self._in_blocks(question, in_words)]):
+            pipelines: list[list[_Stage]] = [
+                [
+                    {"$match": one.terms},
+                    {"$group": {"_id": one.bucket, "count": {"$sum": 1}}},
+                ]
+                for one in part
+            ]
+            for found in self._united(part, pipelines):
+                counts[found["_id"]] += found["count"]
+        return counts
 
     def histogram(self, question: Question, query: Query, step: int) -> list[Bin]:
         """Counts by time and level.
@@ -216,30 +270,31 @@ class Reader:
         """
         bins: dict[int, Counter[int]] = {}
         with self._access.limited(COUNT_TIMEOUT):
-            for branch in self._branches(query):
-                for start, level, count in self._bins(question, branch, step):
-                    bins.setdefault(start, Counter())[level] += count
-                    if len(bins) > MAX_BINS:
-                        raise QueryError(
-                            f"more than {MAX_BINS} bins: ask for longer ones, or a shorter time"
-                        )
+            for start, level, count in self._bins(question, query, step):
+                bins.setdefault(start, Counter())[level] += count
+                if len(bins) > MAX_BINS:
+                    raise QueryError(
+                        f"more than {MAX_BINS} bins: ask for longer ones, or a shorter time"
+                    )
         return [Bin(start, dict(counts)) for start, counts in sorted(bins.items())]
 
-    def _bins(
-        self, question: Question, branch: _Branch, step: int
-    ) -> Iterator[tuple[int, int, int]]:
-        if branch.decide is not None:
+    def _bins(self, question: Question, query: Query, step: int) -> Iterator[tuple[int, int, int]]:
+        simple, in_words, undecided = self._sorted_out(query)
+        for branch in undecided:
             for record in self._decided(question, branch):
                 yield record.time - record.time % step, record.level, 1
-            return
-        branch = self._in_blocks(question, branch)
-        if _columns(branch.terms) <= {"level", "time"}:
-            # All of it is in this index, and all levels make one range of times each.
-            branch = replace(branch.narrowed({"level": {"$in": list(LEVEL_NAMES)}}), hint="level")
+        # All that some questions are about is in the index by level and time.
+        levels = {"level": INDEXED["level"]}
+        simple = [
+            one.narrowed(levels) if _columns(one.terms) <= {"level", "time"} else one
+            for one in simple
+        ]
         start = {"$subtract": ["$time", {"$mod": ["$time", step]}]}
         group = {"_id": {"start": start, "level": "$level"}, "count": {"$sum": 1}}
-        for found in self._aggregated(branch, [{"$match": branch.terms}, {"$group": group}]):
-            yield int(found["_id"]["start"]), found["_id"]["level"], found["count"]
+        for part in _parts([*simple, *self._in_blocks(question, in_words)]):
+            pipelines = [[{"$match": one.terms}, {"$group": group}] for one in part]
+            for found in question.watched(self._united(part, pipelines)):
+                yield int(found["_id"]["start"]), found["_id"]["level"], found["count"]
 
     # -- values
 
@@ -251,15 +306,28 @@ class Reader:
         """
         with self._access.limited(COUNT_TIMEOUT):
             if field == "bucket":
-                return self._top_buckets(question, query, limit)
-            having = Has(field)
-            where = having if query.where is None else And((query.where, having))
-            branches = list(self._branches(replace(query, where=where)))
+                counts = self._counts(question, query)
+                ranked = sorted(counts.items(), key=lambda item: value_order(*item))
+                return Top([*ranked[:limit]], len(counts), counts.total())
             column = column_of(field)
             paths = Paths([column], True, False) if column else paths_of(field)
-            can_ask = paths.exact and not paths.has_index
-            asked = [one for one in branches if can_ask and one.decide is None]
-            read = [one for one in branches if not can_ask or one.decide is not None]
+            if column not in ALWAYS_THERE:
+                having = Has(field)
+                where = having if query.where is None else And((query.where, having))
+                query = replace(query, where=where)
+            simple, in_words, read = self._sorted_out(query)
+            if column in INDEXED:
+                # Says nothing new, but lets MongoDB read the index alone.
+                values_in_index = {column: INDEXED[column]}
+                simple = [
+                    one.narrowed(values_in_index)
+                    if _columns(one.terms) <= {column, "time"}
+                    else one
+                    for one in simple
+                ]
+            asked = [*simple, *self._in_blocks(question, in_words)]
+            if not paths.exact or paths.has_index:
+                read, asked = [*read, *asked], []
             values, records = self._counted(question, read, field)
             distinct = 0
 
@@ -275,16 +343,12 @@ class Reader:
 
             top = heapq.nsmallest(limit, counted(), key=lambda item: value_order(*item))
             if column is None:  # what is an array has many values, and an object none
-                records += sum(self._count(question, branch) for branch in asked)
+                for part in _parts(asked):
+                    pipelines: list[list[_Stage]] = [
+                        [{"$match": one.terms}, {"$count": "count"}] for one in part
+                    ]
+                    records += sum(one["count"] for one in self._united(part, pipelines))
             return Top(top, distinct, records)
-
-    def _top_buckets(self, question: Question, query: Query, limit: int) -> Top:
-        counts: Counter[str] = Counter()
-        for branch in self._branches(query):
-            counts[branch.bucket] += self._count(question, branch)
-        found: list[tuple[Scalar, int]] = [(one, count) for one, count in counts.items() if count]
-        found.sort(key=lambda item: value_order(*item))
-        return Top(found[:limit], len(found), counts.total())
 
     def _counted(
         self, question: Question, branches: Sequence[_Branch], field: str
@@ -305,43 +369,56 @@ class Reader:
     ) -> Iterator[tuple[Scalar, int]]:
         if not branches or not paths.paths:
             return
-        pipelines = []
-        for branch in branches:
-            branch = self._in_blocks(question, branch)
-            pipelines.append([{"$match": branch.terms}, *_values_of(paths)])
-        first, *others = pipelines
-        for branch, pipeline in zip(branches[1:], others, strict=True):
-            name = records_name(branch.bucket)
-            first.append({"$unionWith": {"coll": name, "pipeline": pipeline}})
-        group: dict[str, Any] = {"_id": "$value", "count": {"$sum": 1}}
+        pipelines = [[{"$match": one.terms}, *_values_of(paths)] for one in branches]
+        group: _Stage = {"_id": "$value", "count": {"$sum": 1}}
         if not _is_column(paths):
             # Doubles and integers that are equal are one value for MongoDB.
             is_double = {"$eq": [{"$type": "$value"}, "double"]}
             group["_id"] = {"value": "$value", "double": is_double}
-        first.append({"$group": group})
-        for found in question.watched(self._aggregated(branches[0], first)):
+        for found in question.watched(self._united(branches, pipelines, [{"$group": group}])):
             value = found["_id"] if _is_column(paths) else found["_id"]["value"]
             yield _own(value), found["count"]
 
     # -- what to look into
 
-    def _branches(self, query: Query) -> Iterator[_Branch]:
+    def _sorted_out(self, query: Query) -> tuple[list[_Branch], list[_Branch], list[_Branch]]:
+        """Branches that MongoDB decides, those of them that are about words, and others."""
         times = _times(query)
         words = word_filter(query.where)
         in_words = None if words is None else _both(words, _block_times(query))
         decide = None if query.where is None else predicate(query.where)
+        tame: list[_Branch] = []
+        wild: list[_Branch] = []
         for _, bucket in self._collections():
             found = filter_of(query.where, bucket)
             if found.columns == NOTHING:
                 continue
             if not found.reads_line:
-                yield _Branch(bucket, _both(found.terms, times), None, None, None)
+                tame.append(_Branch(bucket, _both(found.terms, times), None, None, None))
                 continue
             if found.terms != NOTHING:
                 terms = _both(found.terms, times, _TAME)
-                undecided = None if found.exact else decide
-                yield _Branch(bucket, terms, undecided, in_words, None)
-            yield _Branch(bucket, _both(found.columns, times, _WILD), decide, None, "wild")
+                tame.append(_Branch(bucket, terms, None if found.exact else decide, in_words, None))
+            wild.append(_Branch(bucket, _both(_WILD, found.columns, times), decide, None, "wild"))
+        return (
+            [one for one in tame if one.decide is None and one.words is None],
+            [one for one in tame if one.decide is None and one.words is not None],
+            [one for one in tame if one.decide is not None] + self._not_empty(wild),
+        )
+
+    def _not_empty(self, branches: Sequence[_Branch]) -> list[_Branch]:
+        found: set[str] = set()
+        for part in _parts(branches):
+            pipelines: list[list[_Stage]] = [
+                [
+                    {"$match": one.terms},
+                    {"$limit": 1},
+                    {"$project": {"_id": 0, "bucket": {"$literal": one.bucket}}},
+                ]
+                for one in part
+            ]
+            found |= {one["bucket"] for one in self._united(part, pipelines)}
+        return [one for one in branches if one.bucket in found]
 
     def _collections(self) -> Iterator[tuple[str, str]]:
         """The names of all collections of records, and their buckets."""
@@ -358,35 +435,45 @@ class Reader:
                 bucket = self._buckets[name] = document["bucket"]
             yield name, bucket
 
-    def _in_blocks(self, question: Question, branch: _Branch) -> _Branch:
-        """The same branch, looking into its blocks alone if they are not too many."""
-        if branch.words is None:
-            return branch
-        found = self._access.to_read(words_name(branch.bucket)).find(
-            branch.words, {"_id": 1}, limit=MAX_BLOCKS + 1
-        )
-        with found:
-            names = [block["_id"] for block in question.watched(found)]
-        if len(names) > MAX_BLOCKS:
-            return branch
-        return replace(branch.narrowed({"block": {"$in": names}}), hint="block")
+    def _in_blocks(self, question: Question, branches: Sequence[_Branch]) -> list[_Branch]:
+        """The same branches, looking into their blocks alone unless these are too many."""
+        names: dict[str, list[Any]] = {branch.bucket: [] for branch in branches}
+        for block in question.watched(self._blocks(branches, "last", 1)):
+            names[block["bucket"]].append(block["_id"])
+        return [
+            one.narrowed({"block": {"$in": names[one.bucket]}})
+            if len(names[one.bucket]) <= MAX_BLOCKS
+            else one
+            for one in branches
+            if names[one.bucket]
+        ]
 
     def _decided(self, question: Question, branch: _Branch) -> Iterator[StoredRecord]:
-        cursor = self._records(branch).find(branch.terms, RECORD_FIELDS, batch_size=BATCH)
+        cursor = self._records(branch).find(
+            branch.terms, RECORD_FIELDS, batch_size=BATCH, hint=branch.hint
+        )
         with cursor:
-            documents = cursor if branch.hint is None else cursor.hint(branch.hint)
-            for document in question.watched(documents):
+            for document in question.watched(cursor):
                 record = record_of(document)
                 if branch.decide is None or branch.decide(Reading(record)):
                     yield record
 
-    def _aggregated(
-        self, branch: _Branch, pipeline: Sequence[dict[str, Any]]
+    def _united(
+        self,
+        branches: Sequence[_Branch],
+        pipelines: Sequence[Sequence[_Stage]],
+        tail: Sequence[_Stage] = (),
+        names: Sequence[str] = (),
     ) -> Iterator[Document]:
-        options: dict[str, Any] = {} if branch.hint is None else {"hint": branch.hint}
-        with self._records(branch).aggregate(
-            list(pipeline), allowDiskUse=True, batchSize=BATCH, **options
-        ) as cursor:
+        """What the pipelines of the branches give together, by way of `tail`, in one question."""
+        if not branches:
+            return
+        names = names or [records_name(one.bucket) for one in branches]
+        united: list[_Stage] = list(pipelines[0])
+        for name, pipeline in zip(names[1:], pipelines[1:], strict=True):
+            united.append({"$unionWith": {"coll": name, "pipeline": pipeline}})
+        collection = self._access.to_read(names[0])
+        with collection.aggregate([*united, *tail], allowDiskUse=True, batchSize=BATCH) as cursor:
             yield from cursor
 
     def _records(self, branch: _Branch) -> Documents:
@@ -398,6 +485,21 @@ class Reader:
 
 def _place(document: Document) -> Place:
     return int(document["time"]), int(document["sequence"])
+
+
+def _sort(order: Order) -> dict[str, int]:
+    return {"time": BACKWARDS[order], "sequence": BACKWARDS[order]}
+
+
+def _merged(found: list[Document], more: Iterable[Document], order: Order) -> list[Document]:
+    return sorted([*found, *more], key=_place, reverse=order == "newest")
+
+
+def _parts(branches: Iterable[_Branch]) -> Iterator[list[_Branch]]:
+    """As many as go into one question."""
+    left = list(branches)
+    for start in range(0, len(left), MAX_UNITED):
+        yield left[start : start + MAX_UNITED]
 
 
 def _both(*terms: Terms) -> Terms:
@@ -460,7 +562,7 @@ def _is_column(paths: Paths) -> bool:
     return not paths.paths[0].startswith("json.")
 
 
-def _values_of(paths: Paths) -> list[dict[str, Any]]:
+def _values_of(paths: Paths) -> list[_Stage]:
     """Stages that make of each record a document for each `value` at the paths."""
     if _is_column(paths):
         return [{"$project": {"_id": 0, "value": f"${paths.paths[0]}"}}]
@@ -468,7 +570,7 @@ def _values_of(paths: Paths) -> list[dict[str, Any]]:
     value: Any = values[0]
     if len(values) > 1:
         value = {"$concatArrays": [_as_array(one) for one in values]}
-    stages: list[dict[str, Any]] = [{"$project": {"_id": 0, "value": value}}]
+    stages: list[_Stage] = [{"$project": {"_id": 0, "value": value}}]
     # An array of arrays comes of each array on the way, and of several ways.
     unwind = {"$unwind": {"path": "$value", "preserveNullAndEmptyArrays": True}}
     stages += [unwind] * (paths.paths[0].count(".") + (len(values) > 1))
