@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 import random
 import signal
+import statistics
 import sys
 from contextlib import asynccontextmanager
 
 import pytest
 import trio
 
-from tests.faults.processes import Scene, count_lines
+from tests.faults.processes import Scene, count_lines, slowdown
 from tests.udp_proxy import open_lossy_proxy
 
 LONG = bool(os.environ.get("HYPERLOG_LONG"))
@@ -35,11 +36,15 @@ async def open_scene(folder, **settings):
 
 
 async def finish(scene, timeout=30.0):
-    """Let another run of the application deliver what is left; then nothing may be."""
+    """Let another run of the application deliver what is left; then nothing may be.
+
+    Both runs have `timeout` seconds at their end: they take what they need, which is half a second
+    as a rule. Where packets get lost, connecting alone may take 5.
+    """
     if scene.application is not None:
         await scene.stop_application()
     left = {path.parent for path in scene.spooled()}
-    await scene.start_application(count=1)
+    await scene.start_application(count=1, patience=timeout)
     with trio.fail_after(timeout):
         while any(path.exists() for path in left):  # noqa: ASYNC110 - another process removes them
             await trio.sleep(0.05)
@@ -141,24 +146,55 @@ async def test_a_long_outage_is_delivered_in_full_with_little_memory(tmp_path):
     assert grown <= 64
 
 
-async def test_shipping_goes_on_soon_after_the_server_is_back(tmp_path):
-    """At most 1 s when the client knows the address, however long the server was away."""
+async def recoveries_of(scene, restarts):
+    """Seconds from each start of the server to the next line, for a machine without other work.
+
+    `restarts` are the times that the server is away.
+    """
     recoveries = []
+    for away in restarts:
+        await scene.server.kill()
+        await trio.sleep(away)
+        before = count_lines(scene.log)
+        await scene.start_server()
+        began_at = trio.current_time()
+        recovered = await scene.until_logged(before + 1, 20) - began_at
+        recoveries.append(round(recovered / slowdown(), 2))
+    print("shipping again after", recoveries)
+    return recoveries
+
+
+async def test_shipping_goes_on_soon_after_the_server_is_back(tmp_path):
+    """At most 1 s when the client knows the address, however long the server was away.
+
+    As the median: a single one may be hit by what else the machine does.
+    """
     async with open_scene(tmp_path) as scene:
         await scene.start_server()
         await scene.start_application()
         await scene.until_logged(500, 20)
-        for away in (0.0, 1.0, 7.0, 20.0 if LONG else 3.0):
-            await scene.server.kill()
-            await trio.sleep(away)
-            before = count_lines(scene.log)
-            await scene.start_server()
-            began_at = trio.current_time()
-            recoveries.append(await scene.until_logged(before + 1, 20) - began_at)
+        recoveries = await recoveries_of(scene, (0.0, 1.0, 7.0, 20.0 if LONG else 3.0, 0.3))
         await finish(scene)
         assert scene.assert_nothing_lost_or_doubled() == 0
-    print("shipping again after", recoveries)
-    assert max(recoveries) <= 1.0 + 0.5  # a machine shared with other tests
+    assert statistics.median(recoveries) <= 1.0
+    assert max(recoveries) <= 2.0
+
+
+async def test_a_client_that_never_reached_the_server_ships_soon_after_it_is_there(tmp_path):
+    """At most 2 s, although it does not know the server's address: the median again."""
+    recoveries = []
+    async with open_scene(tmp_path) as scene:
+        await scene.start_server()
+        for away in (9.0, 14.0, 22.0) if LONG else (2.0, 5.0, 7.0):
+            await scene.server.kill()
+            await scene.start_application()
+            await trio.sleep(0.5)
+            recoveries += await recoveries_of(scene, [away])
+            await scene.stop_application()
+        await finish(scene)
+        assert scene.assert_nothing_lost_or_doubled() == 0
+    assert statistics.median(recoveries) <= 2.0
+    assert max(recoveries) <= 4.0
 
 
 async def test_an_application_ends_within_a_second_when_its_server_is_gone(tmp_path):
@@ -170,7 +206,7 @@ async def test_an_application_ends_within_a_second_when_its_server_is_gone(tmp_p
         await trio.sleep(1)
         event = await scene.stop_application()
         assert not event["delivered"]
-        assert event["seconds"] <= 1.1
+        assert event["seconds"] / slowdown() <= 1.1
         assert scene.spooled()  # the rest is for the next run
         await scene.start_server()
         await finish(scene)
