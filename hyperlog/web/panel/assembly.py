@@ -26,6 +26,7 @@ from hyperlog.web.panel.explore import add_explore
 from hyperlog.web.panel.export import add_export
 from hyperlog.web.panel.helppage import add_help
 from hyperlog.web.panel.livepage import add_live
+from hyperlog.web.panel.peerspage import add_peers
 from hyperlog.web.panel.routes import Panel
 from hyperlog.web.panel.searches import Searches
 from hyperlog.web.panel.serverpage import add_server
@@ -93,6 +94,7 @@ def create_panel(
     add_export(panel, store)
     add_live(panel, tail)
     add_applications(panel, connections, blocklist, audit)
+    add_peers(panel, store)
     add_tokens(panel, tokens, audit, public_key)
     add_server(
         panel,
