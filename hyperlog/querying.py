@@ -45,6 +45,7 @@ BAR: Final = 40  # characters of the longest bar
 MAX_NAME: Final = 24  # characters of a bucket or instance in a table
 DEFAULT_WIDTH: Final = 160  # of a table that goes into a file
 MONGO_VARIABLE: Final = "HYPERLOG_MONGO"
+NOBODY: Final = "0" * 64  # in the place of a server's key, which only matters for what is written
 EXIT_USAGE: Final = 2
 
 DESCRIPTION: Final = """\
@@ -223,7 +224,7 @@ async def _store(options: argparse.Namespace, folder: Path, data: Path) -> Async
     store: EmbeddedStore | Any
     mongo = options.mongo or os.environ.get(MONGO_VARIABLE)
     if mongo:
-        store = open_mongo(parse_mongo(mongo), folder, server="")
+        store = open_mongo(parse_mongo(mongo), folder, server=NOBODY)
     else:
         path = data / DATABASE
         if not path.exists():
@@ -231,7 +232,7 @@ async def _store(options: argparse.Namespace, folder: Path, data: Path) -> Async
                 f"there is no store at {path}: name the server's folder by --folder or --data, "
                 "or make the store of its log files by hyperlog reindex"
             )
-        store = EmbeddedStore(path, folder, server="")
+        store = EmbeddedStore(path, folder, server=NOBODY)
     try:
         yield store
     finally:
