@@ -50,6 +50,7 @@ async def slow_frames(target: Target) -> Figures:
     async def send(dht: DHT, number: int) -> None:
         nonlocal finished
         connection = await greeted(dht, target, number)
+        silence(connection)  # a keep-alive inside of the frame would break it
         frames = connection._secret.seal_many([record(0)])
         pause = target.seconds / (len(frames) + 1)
         for position in range(len(frames)):

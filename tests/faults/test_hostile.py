@@ -7,8 +7,8 @@ at most), its descriptors and files stay bounded, 99 % of the honest client's tr
 file within half a second, none is lost or doubled, and what the attacker caused to be written is
 JSON that a terminal can be shown.
 
-Run with -s to see the figures. HYPERLOG_LONG=1 gives the attacks more time, wants the traces within
-250 ms, and brings all of the 10,000 fresh keys; HYPERLOG_SEED=n repeats a run.
+Run with -s to see the figures. HYPERLOG_LONG=1 gives the attacks more time and brings all of the
+10,000 fresh keys; HYPERLOG_SEED=n repeats a run.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SEED = int(os.environ.get("HYPERLOG_SEED") or random.SystemRandom().randrange(10
 MAX_RSS_GROWTH = 64 * 2**20  # bytes
 MAX_HELD_GROWTH = 192 * 2**20  # bytes: what peers may have held, and one message of 16 MiB in work
 MAX_DESCRIPTORS = 128 + 32  # open log files, and some
-MAX_P99 = 0.25 if LONG else 0.5  # s from an honest trace to its line, on a machine that is busy
+MAX_P99 = 0.5  # s from an honest trace to its line, on a machine that does other things, too
 MAX_LINE = 64 * 1024  # bytes
 FRESH_KEYS = 10_000
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
@@ -224,7 +224,10 @@ def test_streams_with_holes_cost_little_memory(siege):
         300,
         pytest.param(
             FRESH_KEYS,
-            marks=pytest.mark.skipif(not LONG, reason="takes a minute: set HYPERLOG_LONG=1"),
+            marks=[
+                pytest.mark.skipif(not LONG, reason="takes a minute: set HYPERLOG_LONG=1"),
+                pytest.mark.timeout(600),
+            ],
         ),
     ],
 )
