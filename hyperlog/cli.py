@@ -20,19 +20,20 @@ from typing import Any, NoReturn
 import trio
 
 from hyperlog.accounts import add_user_commands, run_user_command
+from hyperlog.clientoptions import add_client_options, client_options, parse_server
 from hyperlog.config import (
     DEFAULT_FOLDER,
     DEFAULT_HOST,
     DEFAULT_KEYS,
     Address,
     parse_address,
-    parse_public_key,
 )
 from hyperlog.dht import DHTError, testnet
 from hyperlog.errors import ConfigError, HyperlogError
 from hyperlog.flushing import flush_spools
 from hyperlog.keyfile import create_keys
 from hyperlog.querying import add_query_options, run_query
+from hyperlog.records import LOG_LEVELS
 from hyperlog.sending import send_records
 from hyperlog.serveoptions import add_server_options, server_options
 from hyperlog.server import Server
@@ -200,18 +201,31 @@ def _add_send(commands: Any, shared: argparse.ArgumentParser) -> None:  # noqa: 
         "send", parents=[shared], help="ship messages to a server and wait until they are delivered"
     )
     parser.add_argument(
-        "key",
-        type=_checked(parse_public_key),
-        metavar="KEY",
-        help="the server's key, 64 hex digits",
+        "server",
+        type=_checked(parse_server),
+        metavar="SERVER",
+        help="the server's key, 64 hex digits, or its address, https://HOST:PORT",
     )
     parser.add_argument(
         "messages", nargs="*", metavar="MESSAGE", help="default: the lines of standard input"
     )
-    _add_bootstrap(parser)
+    parser.add_argument(
+        "--level",
+        type=str.upper,
+        choices=LOG_LEVELS,
+        default="INFO",
+        help="of all messages (default: INFO)",
+    )
+    parser.add_argument(
+        "--application", metavar="NAME", help="what sends them (default: as the token says)"
+    )
+    parser.add_argument(
+        "--instance", metavar="NAME", help="which of its instances (default: from the key pair)"
+    )
     parser.add_argument(
         "--keys", type=Path, metavar="FILE", help="key pair to send with, made if missing"
     )
+    add_client_options(parser)
     parser.add_argument(
         "--timeout",
         type=_checked(_seconds),
@@ -233,11 +247,11 @@ def _add_flush_spool(commands: Any, shared: argparse.ArgumentParser) -> None:  #
     )
     parser.add_argument(
         "--server",
-        type=_checked(parse_public_key),
-        metavar="KEY",
-        help="only what is for this server, 64 hex digits (default: all of them)",
+        type=_checked(parse_server),
+        metavar="SERVER",
+        help="only what is for this server, its key or address (default: all of them)",
     )
-    _add_bootstrap(parser)
+    add_client_options(parser)
     parser.add_argument(
         "--timeout",
         type=_checked(_seconds),
@@ -350,9 +364,12 @@ def _serve(options: argparse.Namespace) -> int:
 
 def _send(options: argparse.Namespace) -> int:
     delivered = send_records(
-        options.key,
+        options.server,
         options.messages or None,
-        bootstrap=options.bootstrap,
+        client_options(options),
+        level=options.level,
+        application=options.application,
+        instance=options.instance,
         keys=options.keys,
         timeout=options.timeout,
         as_json=options.json,
@@ -363,7 +380,7 @@ def _send(options: argparse.Namespace) -> int:
 def _flush_spool(options: argparse.Namespace) -> int:
     complete = flush_spools(
         options.server,
-        bootstrap=options.bootstrap,
+        client_options(options),
         timeout=options.timeout,
         as_json=options.json,
     )

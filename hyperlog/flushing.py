@@ -16,10 +16,11 @@ from typing import Final
 
 import trio
 
-from hyperlog.config import Address, ClientConfig, client_data_path, parse_spool_name
+from hyperlog.config import ClientConfig, ClientOptions, client_data_path, parse_spool_name
+from hyperlog.destination import Destination
 from hyperlog.dht import KeyPair
 from hyperlog.diskspool import SpoolFolder
-from hyperlog.errors import ConfigError, HyperlogError
+from hyperlog.errors import ConfigError, HyperlogError, ServerRefused
 from hyperlog.keyfile import load_keys
 from hyperlog.shipper import Shipper
 
@@ -35,9 +36,11 @@ class LeftSpool:
 
     application: str
     path: Path
-    server_key: bytes
-    client_key: str
-    """first 16 hex digits of the key that the records go out under"""
+    server: str
+    """public key in hex, or address"""
+    client_key: str | None
+    """first 16 hex digits of the key that the records go out under; None over HTTP"""
+    destination: Destination | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,24 +60,26 @@ class FlushedSpool:
 
 
 def flush_spools(
-    server_key: bytes | None,
+    server: bytes | str | None,
+    options: ClientOptions,
     *,
-    bootstrap: Sequence[Address] | None,
     timeout: float,
     as_json: bool,
-    token: str | None = None,
 ) -> bool:
     """Deliver what dead processes of this user left, for one server or all; True if nothing is
     left.
 
+    `server` is a public key or an address; `options` tell how servers are reached and shown a
+    token, which is kept nowhere with the records.
+
     Tells what became of it on stderr, with `as_json` the counts on stdout. Gives up with a server
-    when nothing is acknowledged for `timeout` seconds. `token` is what the server asks of clients.
+    when nothing is acknowledged for `timeout` seconds.
     """
     flushed: list[FlushedSpool] = []
 
     async def run() -> None:
-        for spool in find_spools(server_key):
-            result = await flush_spool(spool, bootstrap=bootstrap, timeout=timeout, token=token)
+        for spool in find_spools(server):
+            result = await flush_spool(spool, options, timeout=timeout)
             if result.sessions:
                 flushed.append(result)
                 _say(result)
@@ -86,7 +91,7 @@ def flush_spools(
         spools = [
             {
                 "application": result.spool.application,
-                "server": result.spool.server_key.hex(),
+                "server": result.spool.server,
                 "sessions": result.sessions,
                 "delivered": result.delivered,
                 "left": result.left,
@@ -107,8 +112,8 @@ def _say(result: FlushedSpool) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def find_spools(server_key: bytes | None = None) -> Iterator[LeftSpool]:
-    """The folders of this user's applications, in order; with `server_key`, of that server alone.
+def find_spools(server: bytes | str | None = None) -> Iterator[LeftSpool]:
+    """The folders of this user's applications, in order; with `server`, of that one alone.
 
     Raises:
         ConfigError: there is no home directory.
@@ -117,23 +122,27 @@ def find_spools(server_key: bytes | None = None) -> Iterator[LeftSpool]:
         data = client_data_path()
     except RuntimeError as err:
         raise ConfigError(f"where applications keep their records is not known: {err}") from err
+    wanted = server.hex() if isinstance(server, bytes) else server
     for path in sorted(data.glob("*/spool/*")):
-        found = parse_spool_name(path.name)
-        if found is None or not path.is_dir():
+        if not path.is_dir():
             continue
-        key, client_key = found
-        if server_key is None or key == server_key:
-            yield LeftSpool(path.parent.parent.name, path, key, client_key)
+        destination = Destination.read(path)
+        found = parse_spool_name(path.name)
+        client_key = None
+        if found is not None:
+            key, client_key = found
+            address = key.hex()
+        elif destination is not None:
+            address = destination.server
+        else:
+            continue
+        if wanted is None or address == wanted:
+            application = path.parent.parent.name
+            yield LeftSpool(application, path, address, client_key, destination)
 
 
-async def flush_spool(
-    spool: LeftSpool,
-    *,
-    bootstrap: Sequence[Address] | None,
-    timeout: float,
-    token: str | None = None,
-) -> FlushedSpool:
-    """Deliver what dead processes left in a folder.
+async def flush_spool(spool: LeftSpool, options: ClientOptions, *, timeout: float) -> FlushedSpool:
+    """Deliver what dead processes left in a folder; `options` as for `flush_spools`.
 
     Gives up when nothing is acknowledged for `timeout` seconds.
     """
@@ -143,18 +152,7 @@ async def flush_spool(
         return FlushedSpool(spool, 0, 0, 0, 0, None)
     error: str | None = None
     try:
-        key_pair = _find_keys(spool)
-        config = ClientConfig.checked(
-            spool.server_key,
-            {
-                "bootstrap": bootstrap,
-                "key_pair": key_pair,
-                "spool": spool.path.parent,
-                "application": spool.application,
-                "token": token,
-            },
-        )
-        error = await _ship(config, folder, list(before), timeout)
+        error = await _ship(_config(spool, options), folder, list(before), timeout)
     except HyperlogError as err:
         error = str(err)
     after = {id: count for id, count in folder.count_orphans().items() if id in before}
@@ -169,12 +167,41 @@ async def flush_spool(
     )
 
 
+def _config(spool: LeftSpool, options: ClientOptions) -> ClientConfig:
+    """The settings of the application that left the records.
+
+    Raises:
+        HyperlogError: its key pair is not to be had, or a token is needed.
+    """
+    options = {**options, "spool": spool.path.parent, "key_pair": _find_keys(spool)}
+    options["application"] = spool.application
+    destination = spool.destination
+    if destination is not None:
+        options["application"] = destination.application
+        options["instance"] = destination.instance
+        if destination.ca_file is not None and "ca_file" not in options:
+            options["ca_file"] = destination.ca_file
+        options["allow_plain"] = options.get("allow_plain", False) or destination.allow_plain
+    config = ClientConfig.checked(spool.server, options)
+    # Its token told what the application is; the records are not to go under another name.
+    if destination is not None and destination.application is None and config.token is None:
+        raise HyperlogError(
+            "the records need an application token: give it by --token-file, or in the variable "
+            "HYPERLOG_TOKEN"
+        )
+    if config.spool != spool.path:
+        raise HyperlogError(f"{spool.path} has not the name of what lies in it")
+    return config
+
+
 def _find_keys(spool: LeftSpool) -> KeyPair:
-    """The key pair of the application that left the records.
+    """The key pair of the application that left the records; over HTTP any will do.
 
     Raises:
         HyperlogError: it is not to be had.
     """
+    if spool.client_key is None:
+        return KeyPair.generate()
     path = spool.path.parent.parent / "keys.dat"
     key_pair = load_keys(path)
     if key_pair.public_key.hex()[:16] != spool.client_key:
@@ -201,7 +228,9 @@ async def _ship(
             now = trio.current_time()
             if numbers != state:
                 state, moved_at = numbers, now
-            if now - moved_at >= timeout:
+            refusal = shipper.last_connection_error
+            is_final = isinstance(refusal, ServerRefused) and refusal.refusal != "LIMIT"
+            if is_final or now - moved_at >= timeout:
                 error = _reason(shipper, timeout)
                 break
             await trio.sleep(PROGRESS_INTERVAL)

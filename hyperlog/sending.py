@@ -1,4 +1,4 @@
-"""What `hyperlog send` does: ships lines of text as records and waits until they are delivered."""
+"""What `hyperlog send` does: ships lines of text as log messages, until they are delivered."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Final
 
 from hyperlog.client import Client
-from hyperlog.config import Address, client_keys_path
-from hyperlog.trace import CallSite, Trace, TracedObject
+from hyperlog.config import ClientOptions, client_keys_path
+from hyperlog.errors import ServerRefused
+from hyperlog.logs import LogEntry
 
 __all__ = ["send_records"]
 
@@ -19,21 +20,22 @@ FLUSH_EVERY: Final = 4 * 1024 * 1024  # bytes of text sent before waiting for th
 PROGRESS_INTERVAL: Final = 0.2  # s between looks at what has been delivered
 MAX_LINE: Final = 256 * 1024  # characters of one record; the rest goes into the next
 
-_SOURCE = TracedObject("hyperlog", 1)
-_SITE = CallSite("send", "hyperlog")
-
 
 def send_records(
-    server_key: bytes,
+    server: bytes | str,
     messages: Sequence[str] | None,
+    options: ClientOptions,
     *,
-    bootstrap: Sequence[Address] | None,
+    level: str,
+    application: str | None,
+    instance: str | None,
     keys: Path | None,
     timeout: float,
     as_json: bool,
 ) -> bool:
     """Ship `messages`, or the lines of stdin; True when all of them were delivered.
 
+    `server` is a public key or an address, `options` tell how it is reached and shown a token.
     Gives up when nothing is delivered for `timeout` seconds. Tells the progress and the counts on
     stderr, with `as_json` the counts on stdout.
     """
@@ -41,14 +43,19 @@ def send_records(
     if keys is None:
         keys = client_keys_path("hyperlog")
         keys.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    options = {**options, "keys": keys}
+    if application is not None:
+        options["application"] = application
+    if instance is not None:
+        options["instance"] = instance
     client = Client()
-    client.start(server_key, bootstrap=bootstrap, keys=keys)
+    client.start(server, **options)
     began_at = time.monotonic()
     sent = waiting_bytes = 0
     delivered = True
     try:
         for text in _stdin_lines() if messages is None else messages:
-            client.add_trace(Trace(None, _SOURCE, None, None, _SITE, {"message": text}))
+            client.put_log(LogEntry(level, text), time.time())
             sent += 1
             waiting_bytes += len(text) + 512
             if waiting_bytes >= FLUSH_EVERY:
@@ -60,27 +67,32 @@ def send_records(
     finally:
         waiting = client.statistics().waiting
         error = client.last_connection_error
-        key = client.public_key
+        key = client.public_key if isinstance(server, bytes) else None
         client.stop(timeout=1.0)
     seconds = time.monotonic() - began_at
     arrived = sent if delivered else max(sent - waiting, 0)
     talk.clear()
-    assert key is not None
     if as_json:
         counts = {
             "sent": sent,
             "delivered": arrived,
             "seconds": round(seconds, 3),
-            "publicKey": key.hex(),
+            "publicKey": None if key is None else key.hex(),
         }
         print(json.dumps(counts), flush=True)
     if delivered:
-        talk.say(f"delivered {_count(sent)} in {seconds:.1f} s; log file {key.hex()}.log")
+        file = "" if key is None else f"; log file {key.hex()}.log"
+        talk.say(f"delivered {_count(sent)} in {seconds:.1f} s{file}")
     else:
+        if _is_final(error):
+            talk.say(f"delivered {arrived} of {_count(sent)}: {error}")
+            return False
         talk.say(f"delivered {arrived} of {_count(sent)}, then nothing for {timeout:g} s")
         talk.say(
             f"last error: {error}" if error is not None else "no connection came about",
-            "is the server running, and is --bootstrap the same as the server's?",
+            "is the server running, and is --bootstrap the same as the server's?"
+            if isinstance(server, bytes)
+            else f"is the server running, and serving HTTP at {server}?",
         )
     return delivered
 
@@ -105,11 +117,16 @@ def _wait(client: Client, sent: int, timeout: float, talk: _Talk) -> bool:
         now = time.monotonic()
         if waiting < least:
             least, progress_at = waiting, now
-        if now - progress_at >= timeout:
+        if now - progress_at >= timeout or _is_final(client.last_connection_error):
             return False
         state = f"{max(sent - waiting, 0)} of {sent} delivered"
         talk.show(state if client.is_running else f"connecting, {state}")
     return True
+
+
+def _is_final(error: Exception | None) -> bool:
+    """Whether somebody has to do something before there will be a connection."""
+    return isinstance(error, ServerRefused) and error.refusal != "LIMIT"
 
 
 class _Talk:

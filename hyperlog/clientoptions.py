@@ -1,0 +1,92 @@
+"""The options of those commands that are clients: which server, with what, as whom."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from hyperlog.arguments import checked
+from hyperlog.config import ClientOptions, parse_address, parse_public_key
+from hyperlog.errors import ConfigError
+from hyperlog.webaddress import is_web_address, parse_web_address
+
+__all__ = ["add_client_options", "client_options", "parse_server"]
+
+MAX_TOKEN_FILE = 64 * 1024  # bytes
+
+
+def parse_server(text: str) -> bytes | str:
+    """The public key of a server, or its address.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if is_web_address(text):
+        # Whether it may be plain is decided with the other options.
+        return str(parse_web_address(text, allow_plain=True))
+    try:
+        return parse_public_key(text)
+    except ConfigError as err:
+        raise ConfigError(f"{err}; or its address, https://HOST:PORT") from None
+
+
+def add_client_options(parser: argparse.ArgumentParser) -> None:
+    """Add them to a command."""
+    parser.add_argument(
+        "--bootstrap",
+        action="append",
+        type=checked(parse_address),
+        metavar="HOST:PORT",
+        help="node to join the DHT through; repeatable (default: the public HyperDHT)",
+    )
+    tokens = parser.add_mutually_exclusive_group()
+    tokens.add_argument(
+        "--token-file", type=Path, metavar="FILE", help="file with the application token"
+    )
+    tokens.add_argument(
+        "--token",
+        help="the application token; other users see it here, so better the file or the variable "
+        "HYPERLOG_TOKEN",
+    )
+    parser.add_argument(
+        "--ca-file",
+        type=Path,
+        metavar="FILE",
+        help="certificates to know an https server by (default: those of the system)",
+    )
+    parser.add_argument(
+        "--allow-plain",
+        action="store_true",
+        help="allow http:// to another machine, readable for everybody on the way",
+    )
+
+
+def client_options(options: argparse.Namespace) -> ClientOptions:
+    """What was given, for a Client.
+
+    Raises:
+        ConfigError: the token's file cannot be read.
+    """
+    given: ClientOptions = {"allow_plain": options.allow_plain}
+    if options.bootstrap is not None:
+        given["bootstrap"] = options.bootstrap
+    if options.ca_file is not None:
+        given["ca_file"] = options.ca_file
+    if options.token is not None:
+        given["token"] = options.token
+    elif options.token_file is not None:
+        given["token"] = _read_token(options.token_file)
+    return given
+
+
+def _read_token(path: Path) -> str:
+    try:
+        with open(path, "rb") as file:
+            text = file.read(MAX_TOKEN_FILE).decode("ascii").strip()
+    except OSError as err:
+        raise ConfigError(f"the token's file cannot be read: {err}") from err
+    except UnicodeDecodeError:
+        text = ""
+    if not text or not text.isprintable():
+        raise ConfigError(f"{path} is no file with a token and nothing else")
+    return text
