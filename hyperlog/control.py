@@ -83,7 +83,8 @@ class Hello(Struct):
     application: str | None = None
     """see `name_fault`, which the server asks so that it can tell the client"""
     instance: str | None = None
-    token: Annotated[str, Meta(max_length=MAX_TOKEN)] | None = None
+    token: str | None = None
+    """its length is checked where tokens are"""
 
 
 class Refusal(Struct):

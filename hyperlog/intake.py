@@ -263,7 +263,9 @@ class Intake:
             if conversation is not None and conversation.violation is not None:
                 error = conversation.violation
                 in_order = conversation.refusal is not None
-                if conversation.refusal is None:
+                if conversation.refusal is not None:
+                    self._permits.refused(sender, conversation.refusal)
+                else:
                     logger.warning("[%s] cut off: %s", sender.name, error)
         except SinkError as err:
             in_order, error = False, "what it sent could not be written"
@@ -313,6 +315,7 @@ class Intake:
         hello = hello_of_untrusted(messages[0])
         refusal = self._permits.admit(sender, hello)
         if refusal is not None:
+            self._permits.refused(sender, refusal)
             if is_hello_untrusted(messages[0]):
                 await self._say_last(link, [encode_refusal(refusal)])
             return []
@@ -494,7 +497,7 @@ class Intake:
 
     async def _wait_for_room(self, source: bytes, writer: KeyWriter) -> None:
         try:
-            self._writer.sink.table.check_quota(source)
+            self._writer.check_quota(source)
         except LogQuotaReached as err:
             self._report_fault(err)
             # Where the files are and what to do about it is for the operator alone.

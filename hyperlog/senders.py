@@ -28,6 +28,7 @@ logger = logging.getLogger("hyperlog.senders")
 REGISTRY_NAME: Final = "registry.sqlite"
 
 Transport: TypeAlias = Literal["hyperdht", "websocket", "http", "internal"]
+"""the last for records of the server's own"""
 
 
 @dataclass(slots=True)
@@ -93,9 +94,9 @@ class Permits:
         try:
             self._admit(sender, hello)
         except TokenError as error:
-            return self._refused(sender, Refusal(error.refusal, str(error)))
+            return Refusal(error.refusal, str(error))
         except BadRecord as error:
-            return self._refused(sender, Refusal("HELLO", str(error)))
+            return Refusal("HELLO", str(error))
         return None
 
     def permit(self, sender: Sender) -> None:
@@ -108,7 +109,7 @@ class Permits:
         try:
             self._admit(sender, None)
         except TokenError as error:
-            self._refused(sender, Refusal(error.refusal, str(error)))
+            self.refused(sender, Refusal(error.refusal, str(error)))
             raise
 
     def check(self, sender: Sender) -> Refusal | None:
@@ -116,7 +117,13 @@ class Permits:
         if sender.claims is None or self.authority is None:
             return None
         error = self.authority.refuses(sender.claims, time.time())
-        return None if error is None else self._refused(sender, Refusal(error.refusal, str(error)))
+        return None if error is None else Refusal(error.refusal, str(error))
+
+    def refused(self, sender: Sender, refusal: Refusal) -> None:
+        """Count a refusal and tell the operator, each kind once a minute."""
+        self.refusals[refusal.code] += 1
+        text = f"[{sender.name}] refused over {sender.transport}: {refusal.reason} ({refusal.code})"
+        self._complaints.warn(refusal.code, text, time.monotonic())
 
     def reload(self) -> None:
         """Take in tokens that were issued or revoked meanwhile; to be called twice a second."""
@@ -128,13 +135,6 @@ class Permits:
             self._complaints.warn("registry", str(error), time.monotonic())
 
     # -- inside
-
-    def _refused(self, sender: Sender, refusal: Refusal) -> Refusal:
-        """Count a refusal and tell the operator, each kind once a minute."""
-        self.refusals[refusal.code] += 1
-        text = f"[{sender.name}] refused over {sender.transport}: {refusal.reason} ({refusal.code})"
-        self._complaints.warn(refusal.code, text, time.monotonic())
-        return refusal
 
     def _admit(self, sender: Sender, hello: Hello | None) -> None:
         application, instance = sender.application, sender.instance
@@ -157,7 +157,8 @@ class Permits:
             instance = instance or _only_instance(claims) or sender.name
             if not claims.allows_instance(instance):
                 raise TokenError("TOKEN_MISMATCH", "the token is for other instances")
-        elif self.required or sender.key is None:  # pages of any origin can open a WebSocket
+        elif sender.transport != "internal" and (self.required or sender.key is None):
+            # Pages of any origin can open a WebSocket: without a key there has to be a token.
             raise TokenError(
                 "TOKEN_REQUIRED", "this server wants an application token: ask its operator"
             )

@@ -47,7 +47,10 @@ def hello(**fields) -> Hello:
 
 def code(permits, sender, said) -> str | None:
     refusal = permits.admit(sender, said)
-    return None if refusal is None else refusal.code
+    if refusal is None:
+        return None
+    permits.refused(sender, refusal)
+    return refusal.code
 
 
 def test_without_a_token_the_names_that_are_told_stand(permits):
@@ -190,8 +193,8 @@ def test_refusals_are_logged_once_a_minute_and_tokens_never(permits, authority, 
     token, _ = authority.issue("cerco", now=time.time())
     with caplog.at_level(logging.DEBUG):
         for _ in range(100):
-            permits.admit(peer(), hello(token=token, application="midas"))
-            permits.admit(peer(), hello(token=token[:-3]))
+            code(permits, peer(), hello(token=token, application="midas"))
+            code(permits, peer(), hello(token=token[:-3]))
     assert len(caplog.records) == 2
     assert "TOKEN_MISMATCH" in caplog.text
     assert token[:20] not in caplog.text

@@ -136,11 +136,12 @@ class LogWriter:
         self._size = 0
         self._failing: dict[bytes, int] = {}
         self._closing = False
+        self._over_quota_found = False
         # Only for the trio thread:
         self._rooms: dict[bytes, trio.lowlevel.ParkingLot] = {}
         self._token: trio.lowlevel.TrioToken | None = None
         self._stopped = trio.Event()
-        # Set by the thread, read by all:
+        # Only the thread takes keys out:
         self._over_quota: set[bytes] = set()
 
     # -- life
@@ -241,6 +242,22 @@ class LogWriter:
                 lot = self._rooms[key] = trio.lowlevel.ParkingLot()
             await lot.park()
 
+    def check_quota(self, key: bytes) -> None:
+        """Make sure that lines of a key may be written, as far as quotas go; does not wait.
+
+        Raises:
+            LogQuotaReached: they may not. From then on it is looked for room each second.
+        """
+        try:
+            self.sink.table.check_quota(key)
+        except LogQuotaReached:
+            if key not in self._over_quota and len(self._over_quota) < MAX_OVER_QUOTA:
+                self._over_quota.add(key)
+                with self._lock:
+                    self._over_quota_found = True
+                    self._work.notify()
+            raise
+
     def resume(self, key: bytes) -> list[tuple[str, int]]:
         """(session id, last number) of a key's sessions, the latest last. Blocks on the disk.
 
@@ -300,11 +317,12 @@ class LogWriter:
         try:
             while True:
                 with self._lock:
-                    while not self._queues and not self._closing:
+                    while not (self._queues or self._closing or self._over_quota_found):
                         if not self._work.wait(max(tidy_at - time.monotonic(), 0)):
                             break
                     if self._closing and not self._queues:
                         break
+                    self._over_quota_found = False
                     batches = self._take_round()
                 now = time.monotonic()
                 if batches:

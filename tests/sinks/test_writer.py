@@ -422,6 +422,20 @@ async def test_closing_does_not_wait_for_ever(tmp_path, disk, monkeypatch, caplo
         disk.go.set()
 
 
+async def test_a_quota_that_was_asked_about_is_looked_after(tmp_path):
+    sink = FileSink(tmp_path, policy=FilePolicy(key_quota=1000, rotate_size=500))
+    async with LogWriter(sink) as log:
+        for number in range(2):
+            await log.write(KEY, [line(number, pad=600)])
+        with pytest.raises(LogQuotaReached):
+            log.check_quota(KEY)
+        log.check_quota(OTHER)
+        (tmp_path / f"{KEY.hex()}.log.1").unlink()
+        with trio.fail_after(10):
+            await log.wait_for_room(KEY)
+        log.check_quota(KEY)
+
+
 # -- listeners
 
 
