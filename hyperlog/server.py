@@ -13,6 +13,7 @@ Source: hypertrace-logger server.js, start-server.js; docs/protocol/trace-protoc
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
@@ -31,7 +32,15 @@ from hyperlog.config import (
 )
 from hyperlog.connections import ConnectionManager
 from hyperlog.control import ServerOffer
-from hyperlog.dht import DHT, Connection, KeyPair, Listener, MemoryStatistics, open_dht
+from hyperlog.dht import (
+    BOOTSTRAP_NODES,
+    DHT,
+    Connection,
+    KeyPair,
+    Listener,
+    MemoryStatistics,
+    open_dht,
+)
 from hyperlog.errors import ConfigError, SinkError
 from hyperlog.gate import Gate, GateStatistics
 from hyperlog.intake import Intake, IntakeStatistics, Sender
@@ -42,6 +51,8 @@ from hyperlog.sinks.files import FileSink
 from hyperlog.sinks.writer import LogWriter, WriterStatistics
 
 if TYPE_CHECKING:
+    from starlette.routing import BaseRoute
+
     from hyperlog.store.answers import Store, StoreStatistics
     from hyperlog.storing import Stores
     from hyperlog.tail import Tail
@@ -120,6 +131,8 @@ class Server:
         self._stores: Stores | None = None
         self._tail: Tail | None = None
         self._http_address: Address | None = None
+        self.setup_secret: str | None = None
+        """of the control panel's set-up link, while it has no users"""
         self._running: AbstractAsyncContextManager[Server] | None = None
 
     # -- what it is -------------------------------------------------------------------------------
@@ -139,6 +152,24 @@ class Server:
         if self._dht is None:
             raise RuntimeError("the server has no address before it runs")
         return self._dht.address
+
+    @property
+    def local_address(self) -> Address:
+        """Where clients on this machine or network find the server's node."""
+        host, port = self.address
+        if host != "0.0.0.0":
+            return host, port
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            try:
+                probe.connect(("192.0.2.1", 9))  # sends nothing: only asks for the way there
+                return probe.getsockname()[0], port
+            except OSError:
+                return "127.0.0.1", port
+
+    def nodes_for_clients(self) -> list[str]:
+        """The bootstrap nodes, `HOST:PORT`, that clients have to name; none on the public DHT."""
+        nodes = self.config.bootstrap or (self.local_address,)
+        return [] if nodes == tuple(BOOTSTRAP_NODES) else [f"{host}:{port}" for host, port in nodes]
 
     @property
     def intake(self) -> Intake:
@@ -312,14 +343,25 @@ class Server:
         assert self._writer is not None
         self._tail = Tail(self.public_key.hex())
         self._writer.listeners += (self._tail.lines_written,)
+        app = create_app(self, self._open_panel(nursery))
         try:
-            self._http_address = await nursery.start(serve_http, create_app(self), address)
+            self._http_address = await nursery.start(serve_http, app, address)
         except OSError as error:
             host, port = address
             raise ConfigError(
                 f"HTTP cannot be served at {host}:{port}: {error.strerror or error}; choose "
                 "another place (--http HOST:PORT) or turn it off (--http off)"
             ) from error
+
+    def _open_panel(self, nursery: trio.Nursery) -> list[BaseRoute]:
+        from hyperlog.web.panel.assembly import open_panel
+
+        opened = open_panel(self, self._gate, self.nodes_for_clients())
+        if opened is None:
+            return []
+        self.setup_secret = opened.setup_secret
+        nursery.start_soon(opened.run)
+        return opened.panel.routes()
 
     async def _wait_first_announcement(self, listener: Listener) -> None:
         await listener.wait_announced()

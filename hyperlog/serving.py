@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import socket
 import sys
 from typing import Final
 
 import trio
 
 from hyperlog.config import Address
-from hyperlog.dht import BOOTSTRAP_NODES
 from hyperlog.server import Server
 
 __all__ = ["serve"]
@@ -41,6 +39,9 @@ async def serve(server: Server, *, as_json: bool) -> None:
         _say(f"log files: {config.folder.resolve()}")
         if server.http_address is not None:
             _say(f"HTTP: {_url(server.http_address)}")
+            if server.setup_secret is not None:
+                link = f"{_url(server.http_address)}/setup#{server.setup_secret}"
+                _say(f"control panel, to be set up within an hour: {link}")
         _say(_lines_to_paste(key, server))
         await _watch_reachability(server)
 
@@ -57,7 +58,7 @@ async def _watch_reachability(server: Server) -> None:
 
 
 def _reachability(server: Server) -> str:
-    here = _text(_own_address(server))
+    here = _text(server.local_address)
     if not server.config.bootstrap:
         return f"a private network of its own: clients reach it with bootstrap {here}"
     statistics = server.statistics()
@@ -72,10 +73,7 @@ def _reachability(server: Server) -> str:
 
 def _lines_to_paste(key: str, server: Server) -> str:
     """What to write into an application, with the bootstrap nodes that it needs."""
-    bootstrap: tuple[Address, ...] = server.config.bootstrap
-    if not bootstrap:
-        bootstrap = (_own_address(server),)
-    nodes = [] if bootstrap == tuple(BOOTSTRAP_NODES) else [_text(node) for node in bootstrap]
+    nodes = server.nodes_for_clients()
     python = f", bootstrap={json.dumps(nodes)}" if nodes else ""
     javascript = f"{{ bootstrap: {json.dumps(nodes)} }}" if nodes else ""
     return f"""Python:
@@ -85,19 +83,6 @@ JavaScript:
     const dht = new (require('hyperdht'))({javascript})
     const key = Buffer.from('{key}', 'hex')
     new (require('hypertrace-logger').Client)().start({{ createSocket: () => dht.connect(key) }})"""
-
-
-def _own_address(server: Server) -> Address:
-    """Where clients on this machine or network find the server's node."""
-    host, port = server.address
-    if host != "0.0.0.0":
-        return host, port
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("192.0.2.1", 9))  # sends nothing: only asks which address would be used
-            return probe.getsockname()[0], port
-        except OSError:
-            return "127.0.0.1", port
 
 
 def _text(address: Address) -> str:

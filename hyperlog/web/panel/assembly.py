@@ -5,6 +5,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Protocol
 
 import msgspec
 import trio
@@ -33,7 +36,7 @@ from hyperlog.web.panel.serverpage import add_server
 from hyperlog.web.panel.start import add_start
 from hyperlog.web.panel.tokenspage import add_tokens
 
-__all__ = ["AuditLog", "create_panel"]
+__all__ = ["AuditLog", "OpenPanel", "create_panel", "open_panel"]
 
 logger = logging.getLogger("hyperlog.web.panel")
 
@@ -68,6 +71,71 @@ class AuditLog:
             for refusal in await self._intake.take(self._sender, [entry]):
                 if refusal is not None:
                     logger.error("an audit entry was not written: %s", refusal)
+
+
+class PanelServer(Protocol):
+    """`hyperlog.server.Server`, as seen from here."""
+
+    @property
+    def public_key(self) -> bytes: ...
+    @property
+    def config(self) -> ServerConfig: ...
+    @property
+    def intake(self) -> Intake: ...
+    @property
+    def connections(self) -> ConnectionManager: ...
+    @property
+    def tokens(self) -> TokenAuthority | None: ...
+    @property
+    def store(self) -> Store | None: ...
+    @property
+    def tail(self) -> Tail: ...
+    def statistics(self) -> object: ...
+
+
+@dataclass(frozen=True, slots=True)
+class OpenPanel:
+    """A panel that is ready to be served."""
+
+    panel: Panel
+    setup_secret: str | None
+    """of the set-up link; None if there are users"""
+    _audit: AuditLog
+    _registry: Registry
+
+    async def run(self) -> None:
+        """Write what is done in it to the log, until cancelled; then it is closed."""
+        with closing(self._registry):
+            await self._audit.run()
+
+
+def open_panel(server: PanelServer, gate: Gate, bootstrap: Sequence[str]) -> OpenPanel | None:
+    """The panel of a running server; None if it has no store to be searched.
+
+    `bootstrap` are the nodes that clients have to be told of, none on the public network.
+
+    Raises:
+        KeyFileError: the registry cannot be used.
+    """
+    store, tokens = server.store, server.tokens
+    if store is None or tokens is None:
+        return None
+    registry = Registry(server.config.data)
+    audit = AuditLog(server.intake)
+    panel = create_panel(
+        config=server.config,
+        public_key=server.public_key,
+        bootstrap=bootstrap,
+        registry=registry,
+        gate=gate,
+        connections=server.connections,
+        tokens=tokens,
+        store=store,
+        tail=server.tail,
+        statistics=server.statistics,
+        audit=audit,
+    )
+    return OpenPanel(panel, panel.access.begin_setup(), audit, registry)
 
 
 def create_panel(

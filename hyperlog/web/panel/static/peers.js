@@ -33,11 +33,11 @@ function layout(names, edges, kept, width, height) {
     return old ? { ...old, name } : { name, x: width / 2 + Math.cos(angle) * width * 0.32, y: height / 2 + Math.sin(angle) * height * 0.36 };
   });
   const byName = new Map(nodes.map((node) => [node.name, node]));
-  const ideal = Math.sqrt((width * height) / Math.max(1, nodes.length)) * 0.6;
+  const ideal = Math.min(180, Math.sqrt((width * height) / Math.max(1, nodes.length)) * 0.6);
   const rounds = nodes.length > 150 ? 40 : 150;
   for (let round = 0; round < rounds; round += 1) {
     const heat = ideal * 0.4 * (1 - round / rounds);
-    for (const node of nodes) { node.dx = (width / 2 - node.x) * 0.012; node.dy = (height / 2 - node.y) * 0.02; }
+    for (const node of nodes) { node.dx = (width / 2 - node.x) * 0.08; node.dy = (height / 2 - node.y) * 0.12; }
     for (let i = 0; i < nodes.length; i += 1) {
       for (let j = i + 1; j < nodes.length; j += 1) {
         const x = nodes[i].x - nodes[j].x || 0.1 * (i - j);
