@@ -14,8 +14,7 @@ from dataclasses import replace
 import pytest
 import trio
 
-from hyperlog import intake as intake_module
-from hyperlog import keywriter
+from hyperlog import deliveries, keywriter
 from hyperlog.access import AccessPolicy
 from hyperlog.dht import KeyPair, open_dht
 from hyperlog.errors import BadRecord, LogQuotaReached, SinkError, TokenError
@@ -589,7 +588,7 @@ async def test_a_disk_that_fails_is_told_and_the_repeat_is_written_once(tmp_path
 
 
 async def test_a_disk_that_stalls_holds_requests_back_and_then_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(intake_module, "ROOM_PATIENCE", 0.2)
+    monkeypatch.setattr(deliveries, "ROOM_PATIENCE", 0.2)
     monkeypatch.setattr(keywriter, "MAX_QUEUED", 100_000)
     write, go = os.write, threading.Event()
     go.set()
