@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Protocol
 
-import msgspec
-import trio
-
 from hyperlog.blocklist import Blocklist
 from hyperlog.config import ServerConfig
 from hyperlog.connections import ConnectionManager
 from hyperlog.gate import Gate
-from hyperlog.intake import Intake, Sender
-from hyperlog.records import instance_source
+from hyperlog.intake import Intake
 from hyperlog.registry import Registry
 from hyperlog.store.answers import Store
 from hyperlog.tail import Tail
@@ -25,6 +20,7 @@ from hyperlog.tokens import TokenAuthority
 from hyperlog.web.panel.access import Access
 from hyperlog.web.panel.account import add_account
 from hyperlog.web.panel.applications import add_applications
+from hyperlog.web.panel.audit import AuditLog
 from hyperlog.web.panel.explore import add_explore
 from hyperlog.web.panel.export import add_export
 from hyperlog.web.panel.helppage import add_help
@@ -36,41 +32,7 @@ from hyperlog.web.panel.serverpage import add_server
 from hyperlog.web.panel.start import add_start
 from hyperlog.web.panel.tokenspage import add_tokens
 
-__all__ = ["AuditLog", "OpenPanel", "create_panel", "open_panel"]
-
-logger = logging.getLogger("hyperlog.web.panel")
-
-APPLICATION = "hyperlog"
-INSTANCE = "server"
-MAX_WAITING = 1000  # entries
-
-_encode = msgspec.json.Encoder().encode
-
-
-class AuditLog:
-    """What was done in the panel, as records of an instance of its own; `run` it."""
-
-    def __init__(self, intake: Intake) -> None:
-        self._intake = intake
-        self._send, self._receive = trio.open_memory_channel[bytes](MAX_WAITING)
-        source = instance_source(APPLICATION, INSTANCE)
-        self._sender = Sender(source, None, APPLICATION, INSTANCE, "internal", "")
-
-    def __call__(self, what: str, fields: dict[str, object]) -> None:
-        logger.info("%s: %s", what, fields)
-        level = "WARNING" if what.endswith("failed") else "INFO"
-        entry = {"level": level, "logger": "hyperlog.audit", "message": what, "attributes": fields}
-        try:
-            self._send.send_nowait(_encode(entry))
-        except trio.WouldBlock:
-            logger.error("an audit entry was lost, since the log cannot be written: %s", what)
-
-    async def run(self) -> None:
-        """Write entries until cancelled."""
-        async for entry in self._receive:
-            for refusal in await self._intake.take(self._sender, [entry]):
-                if refusal is not None:
-                    logger.error("an audit entry was not written: %s", refusal)
+__all__ = ["OpenPanel", "create_panel", "open_panel"]
 
 
 class PanelServer(Protocol):

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from hyperlog.store.answers import Store
-from hyperlog.store.query import Query
+from hyperlog.store.language import to_text
+from hyperlog.store.query import Compare, Not, Query
 from hyperlog.users import Login
+from hyperlog.web.panel.audit import APPLICATION
 from hyperlog.web.panel.explore import answering
 from hyperlog.web.panel.routes import Panel, PanelRoute
 
 __all__ = ["add_start"]
+
+NOT_OUR_OWN: Final = Not(Compare("bucket", "=", APPLICATION))
+"""What was done in the panel makes records too."""
 
 
 def add_start(panel: Panel, store: Store, public_key: bytes, bootstrap: Sequence[str]) -> None:
@@ -22,7 +28,7 @@ def add_start(panel: Panel, store: Store, public_key: bytes, bootstrap: Sequence
 
     async def page(request: Request, login: Login) -> Response:
         with answering():
-            found = await store.search(Query(), limit=1)
+            found = await store.search(Query(NOT_OUR_OWN), limit=1)
         if found.records:
             return RedirectResponse("/explore", 303)
         return panel.renderer.page(
@@ -31,6 +37,7 @@ def add_start(panel: Panel, store: Store, public_key: bytes, bootstrap: Sequence
             login=login,
             public_key=public_key.hex(),
             bootstrap=list(bootstrap),
+            own=to_text(NOT_OUR_OWN),
             origin=f"{request.url.scheme}://{request.headers['host']}",
         )
 

@@ -2,13 +2,14 @@
 
 import { ask } from 'hyperlog/panel.js';
 
-const source = new EventSource(document.querySelector('[data-first]').dataset.first);
+const page = document.querySelector('[data-first]').dataset;
+const source = new EventSource(page.first);
 const wait = document.querySelector('[data-wait]');
 
 async function look() {
   // It was heard of before it is in the store; and one may have come before this page listened.
   try {
-    if ((await ask('/explore/rows?since=all')).includes('data-id')) {
+    if ((await ask(page.look)).includes('data-id')) {
       source.close();
       location.assign('/explore?since=all');
       return true;

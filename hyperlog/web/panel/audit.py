@@ -1,0 +1,48 @@
+"""What was done in the panel, as records of an instance of its own."""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+import msgspec
+import trio
+
+from hyperlog.intake import Intake, Sender
+from hyperlog.records import instance_source
+
+__all__ = ["APPLICATION", "INSTANCE", "AuditLog"]
+
+logger = logging.getLogger("hyperlog.web.panel")
+
+APPLICATION: Final = "hyperlog"
+INSTANCE: Final = "server"
+MAX_WAITING: Final = 1000  # entries
+
+_encode = msgspec.json.Encoder().encode
+
+
+class AuditLog:
+    """Takes entries at any time; `run` writes them."""
+
+    def __init__(self, intake: Intake) -> None:
+        self._intake = intake
+        self._send, self._receive = trio.open_memory_channel[bytes](MAX_WAITING)
+        source = instance_source(APPLICATION, INSTANCE)
+        self._sender = Sender(source, None, APPLICATION, INSTANCE, "internal", "")
+
+    def __call__(self, what: str, fields: dict[str, object]) -> None:
+        logger.info("%s: %s", what, fields)
+        level = "WARNING" if what.endswith("failed") else "INFO"
+        entry = {"level": level, "logger": "hyperlog.audit", "message": what, "attributes": fields}
+        try:
+            self._send.send_nowait(_encode(entry))
+        except trio.WouldBlock:
+            logger.error("an audit entry was lost, since the log cannot be written: %s", what)
+
+    async def run(self) -> None:
+        """Write entries until cancelled."""
+        async for entry in self._receive:
+            for refusal in await self._intake.take(self._sender, [entry]):
+                if refusal is not None:
+                    logger.error("an audit entry was not written: %s", refusal)
