@@ -17,7 +17,7 @@ from typing import Final
 import h11
 import trio
 from hypercorn.config import Config
-from hypercorn.events import Closed, Event, RawData
+from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.protocol.h11 import H11Protocol, H11WSConnection
 from hypercorn.trio.task_group import TaskGroup
 from hypercorn.trio.tcp_server import TCPServer
@@ -88,6 +88,7 @@ class HTTPConnection(TCPServer):
         """why it was ended from this side"""
         self.heard_at = trio.current_time()
         """when something last came, in trio's time"""
+        self._is_over = False
         self._scope = trio.CancelScope()
         _end_without_answers(stream)
 
@@ -145,6 +146,7 @@ class HTTPConnection(TCPServer):
             )
             await self.idle_task.restart(tasks, self._idle_timeout)
             await self._read_data()
+            self._is_over = True
             await self.idle_task.stop()
             tasks.background.cancel()
             deadline = trio.current_time() + LAST_TASKS_TIMEOUT
@@ -165,7 +167,9 @@ class HTTPConnection(TCPServer):
     async def protocol_send(self, event: Event) -> None:
         """Called by hypercorn with what is to be sent, and with what has changed."""
         if not isinstance(event, RawData):
-            await super().protocol_send(event)
+            # Hypercorn would wait for the next request of a peer that is gone.
+            if not (self._is_over and isinstance(event, Updated)):
+                await super().protocol_send(event)
             return
         is_websocket = isinstance(getattr(self.protocol, "connection", None), H11WSConnection)
         if is_websocket and event.data[:1] == WEBSOCKET_CLOSE:

@@ -30,7 +30,15 @@ from hyperlog.errors import BadRecord
 from hyperlog.records import MAX_NUMBER, MAX_SESSION_ID, iso_time
 from hyperlog.store.levels import LEVEL_NAMES, LEVELS, level_of, level_of_name
 
-__all__ = ["BadField", "Entry", "check_values_untrusted", "is_name", "level_name", "parse_record_untrusted", "split_records_untrusted"]
+__all__ = [
+    "BadField",
+    "Entry",
+    "check_values_untrusted",
+    "is_name",
+    "level_name",
+    "parse_record_untrusted",
+    "split_records_untrusted",
+]
 
 MAX_RECORDS: Final = 10_000  # of one request
 MAX_VALUES: Final = 500_000  # at most; a body of 8 MiB has about 200,000

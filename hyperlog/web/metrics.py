@@ -14,7 +14,7 @@ import os
 import resource
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from ipaddress import ip_address
 from pathlib import Path
@@ -25,6 +25,7 @@ from starlette.responses import Response
 
 from hyperlog.errors import TokenError
 from hyperlog.limits import LimitStatistics
+from hyperlog.store.answers import StoreStatistics
 from hyperlog.tokens import EVERY_APPLICATION
 from hyperlog.web.auth import bearer_token, claims_of, token_problem
 from hyperlog.web.endpoint import Answer, Endpoint, arguments_of
@@ -40,6 +41,9 @@ STARTED_AT: Final = time.time()
 
 Labels: TypeAlias = Mapping[str, str]
 Sample: TypeAlias = tuple[Labels, float]
+Metric: TypeAlias = tuple[str, str, str, Iterable[Sample]]
+"""name, type, what it is, samples"""
+
 _ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 
 
@@ -92,7 +96,7 @@ def _by(label: str, counts: Iterable[tuple[str, float]]) -> list[Sample]:
     return [({label: name}, value) for name, value in counts]
 
 
-def _metrics(shared: Shared) -> Iterator[tuple[str, str, str, Iterable[Sample]]]:
+def _metrics(shared: Shared) -> Iterator[Metric]:
     service, lines = shared.service, shared.lines
     server = service.statistics()
     files, gate = server.files, server.gate
@@ -185,7 +189,7 @@ def _metrics(shared: Shared) -> Iterator[tuple[str, str, str, Iterable[Sample]]]
     )
     yield "hyperlog_folder_bytes", "gauge", "Size of all log files.", _one(files.folder_bytes)
     yield "hyperlog_folder_files", "gauge", "Log files.", _one(files.folder_files)
-    yield from _store_metrics(service)
+    yield from _store_metrics(server.stores)
     tail = service.tail.statistics()
     yield "hyperlog_viewers", "gauge", "Viewers of the live tail.", _one(tail.viewers)
     yield (
@@ -234,21 +238,20 @@ def _metrics(shared: Shared) -> Iterator[tuple[str, str, str, Iterable[Sample]]]
     yield from _process_metrics()
 
 
-def _store_metrics(service: Service) -> Iterator[tuple[str, str, str, Iterable[Sample]]]:
-    if service.store is None:
-        return
-    store = service.store.statistics()
-    for name, kind, text, value in (
-        ("behind_bytes", "gauge", "Bytes of log files that it does not hold yet.", store.behind),
-        ("records", "gauge", "Records held.", store.records),
-        ("bytes", "gauge", "Size.", store.bytes),
-        ("inserted_total", "counter", "Records taken over from the log files.", store.inserted),
-        ("failures_total", "counter", "Attempts to write that failed.", store.failures),
+def _store_metrics(stores: Sequence[StoreStatistics]) -> Iterator[Metric]:
+    for name, kind, text, member in (
+        ("behind_bytes", "gauge", "Bytes of log files that it does not hold yet.", "behind"),
+        ("records", "gauge", "Records held.", "records"),
+        ("bytes", "gauge", "Size.", "bytes"),
+        ("inserted_total", "counter", "Records taken over from the log files.", "inserted"),
+        ("failures_total", "counter", "Attempts to write that failed.", "failures"),
     ):
-        yield f"hyperlog_store_{name}", kind, text, _by("store", [(store.kind, value)])
+        samples = [(store.kind, getattr(store, member)) for store in stores]
+        if samples:
+            yield f"hyperlog_store_{name}", kind, text, _by("store", samples)
 
 
-def _process_metrics() -> Iterator[tuple[str, str, str, Iterable[Sample]]]:
+def _process_metrics() -> Iterator[Metric]:
     usage = resource.getrusage(resource.RUSAGE_SELF)
     yield (
         "process_cpu_seconds_total",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from hyperlog.config import ServerConfig
@@ -9,7 +10,7 @@ from hyperlog.connections import ConnectionManager
 from hyperlog.gate import GateStatistics
 from hyperlog.intake import Intake
 from hyperlog.sinks.writer import WriterStatistics
-from hyperlog.store.answers import Store
+from hyperlog.store.answers import Store, StoreStatistics
 from hyperlog.tail import Tail
 from hyperlog.tokens import TokenAuthority
 
@@ -35,6 +36,10 @@ class ServiceStatistics(Protocol):
     def gate(self) -> GateStatistics: ...
     @property
     def files(self) -> WriterStatistics: ...
+    @property
+    def stores(self) -> Sequence[StoreStatistics]:
+        """of all stores, those too that answer no queries"""
+        ...
 
 
 class Service(Protocol):

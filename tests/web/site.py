@@ -13,23 +13,9 @@ from trio_websocket import open_websocket_url
 
 from hyperlog.dht import KeyPair
 from hyperlog.server import Server
-from hyperlog.tail import Tail
 from hyperlog.web import create_app, serve_http
 
 LOGS = "/api/v1/logs"
-
-
-class _Wired:
-    """Until the server does it itself."""
-
-    def __init__(self, server):
-        self._server = server
-        self.tail = Tail(server.public_key.hex())
-        self.store = None
-        server._writer.listeners = [self.tail.lines_written]
-
-    def __getattr__(self, name):
-        return getattr(self._server, name)
 
 
 class Site:
@@ -64,9 +50,9 @@ class Site:
     async def websocket(self, path="/api/v1/ingest", token=None, **options):
         headers = [] if token is None else [("Authorization", f"Bearer {token}")]
         url = self.url.replace("http", "ws", 1) + path
-        async with open_websocket_url(
-            url, extra_headers=headers, disconnect_timeout=1, **options
-        ) as websocket:
+        # With few places in its queue trio-websocket would wait for ever for one at its end.
+        options = {"message_queue_size": 10_000, "disconnect_timeout": 1, **options}
+        async with open_websocket_url(url, extra_headers=headers, **options) as websocket:
             try:
                 yield websocket
             finally:
@@ -112,8 +98,8 @@ async def site(folder, **options):
         Server(folder / "logs", host="127.0.0.1", **options) as server,
         trio.open_nursery() as nursery,
     ):
-        app = create_app(_Wired(server))
-        address = await nursery.start(partial(serve_http, app, server.config.http))
+        app = create_app(server)  # beside the server's own: what it counts can be looked at here
+        address = await nursery.start(partial(serve_http, app, ("127.0.0.1", 0)))
         yield Site(server, app, address)
         nursery.cancel_scope.cancel()
 
