@@ -264,7 +264,7 @@ def decode_body(body: bytes) -> dict[str, Any]:
         pass
     try:
         text = body.decode(errors="replace")
-        decoded = json.loads(text, parse_constant=_refuse)
+        decoded = json.loads(text, parse_int=_integer, parse_constant=_refuse)
         if not isinstance(decoded, dict):
             return {}
         mended = json.dumps(decoded, ensure_ascii=False)
@@ -273,6 +273,13 @@ def decode_body(body: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return members
+
+
+def _integer(digits: str) -> float:
+    try:
+        return int(digits)
+    except ValueError:  # more digits than Python converts
+        return float(digits)
 
 
 def _refuse(constant: str) -> NoReturn:

@@ -75,7 +75,7 @@ def searched_text(record: StoredRecord, members: dict[str, Any] | None = None) -
     if joined.count(_MARK) >= len(values):
         joined = f" {_MARK} ".join(value.replace(_MARK, " ") for value in values)
     words = joined.encode().translate(_ASCII_WORDS).split()
-    if max(map(len, words), default=0) > MAX_WORD:
+    if max(map(len, values), default=0) > MAX_WORD:
         words = [word[:MAX_WORD] for word in words]
     return f" {b' '.join(words).decode()} ".replace(_MARK, SEPARATOR)
 

@@ -207,6 +207,7 @@ _BODIES = (
     '"message":"beyond 64 bits","props":{"n":18446744073709551616,"m":-9223372036854775809}',
     '"message":"a limit","props":{"n":9223372036854775807,"m":-9223372036854775808}',
     '"message":"beyond doubles","props":{"n":1e400,"m":-1e400,"k":' + "9" * 400 + "}",
+    f'"message":"beyond conversion","props":{{"n":{"9" * 5000},"m":"here"}}',
     '"message":"small","props":{"n":5e-324,"m":-0.0,"k":1e-7,"l":1.0,"o":100000000000000000000.0}',
     '"message":"exact","props":{"n":9007199254740993,"m":9007199254740992.0,"k":0.1}',
     f'"message":"deep","props":{_DEEP}',
