@@ -18,16 +18,17 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeAlias
 
 from hyperlog.errors import HyperlogError
 from hyperlog.store.logreader import LogReader, Position
 from hyperlog.store.records import StoredRecord, record_of
 
-__all__ = ["Destination", "FollowerStatistics", "LogFollower", "Position"]
+__all__ = ["Destination", "FollowerStatistics", "LogFollower", "Position", "RecordMaker"]
 
 logger = logging.getLogger("hyperlog.store.follow")
 
@@ -44,6 +45,9 @@ CLOSE_TIMEOUT: Final = 5.0  # s for the batch that is being inserted when the fo
 SLICE: Final = 64  # lines made into records before a rest, some 0.5 ms
 BUSY: Final = 0.1  # s after the last lines in which the server counts as busy
 REST: Final = 0.001  # s
+
+RecordMaker: TypeAlias = Callable[[bytes, bytes, str], StoredRecord | None]
+"""as `record_of` is; what it returns may be of a class below StoredRecord"""
 
 
 class Destination(Protocol):
@@ -91,17 +95,42 @@ class FollowerStatistics:
     """None while all is well"""
 
 
+@dataclass(slots=True)
+class _Batch:
+    records: list[StoredRecord] = field(default_factory=list)
+    positions: dict[tuple[bytes, str], Position] = field(default_factory=dict)
+    size: int = 0
+    """bytes of log files"""
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.records) >= MAX_BATCH_RECORDS or self.size >= MAX_BATCH_SIZE
+
+
 class LogFollower:
     """A thread that reads the log files of a folder for one destination.
 
     All methods may be called in any thread.
     """
 
-    def __init__(self, folder: Path, destination: Destination, server: str) -> None:
-        """`server` is the public key of the server whose folder it is, hex."""
+    def __init__(
+        self,
+        folder: Path,
+        destination: Destination,
+        server: str,
+        make: RecordMaker = record_of,
+    ) -> None:
+        """`server` is the public key of the server whose folder it is, hex.
+
+        `make` makes the records of lines, in a thread of its own while there are many, so that what
+        can be done for each record alone is best done there.
+        """
         self._reader = LogReader(folder)
         self._destination = destination
         self._server = server
+        self._make = make
+        self._ahead: Future[_Batch] | None = None
+        self._executor = ThreadPoolExecutor(1, "hyperlog follower")
         self._inserted = 0
         self._failures = 0
         self._last_error: str | None = None
@@ -112,6 +141,9 @@ class LogFollower:
         self._opened = threading.Event()
         self._held: dict[tuple[bytes, str], Position] = {}
         self._unheld = 0
+        """bytes that were read and are not held"""
+        self._counting = False
+        """some are neither unread nor counted in `_unheld` yet"""
         # The lock guards what follows:
         self._work = threading.Condition()
         self._grown: dict[bytes, int] = {}
@@ -148,7 +180,8 @@ class LogFollower:
     def behind(self) -> int:
         """Bytes of log files that the destination does not hold yet, as far as known."""
         with self._work:
-            return self._reader.behind + sum(self._grown.values()) + self._unheld
+            known = self._reader.behind + sum(self._grown.values()) + self._unheld
+            return max(known, 1 if self._counting else 0)
 
     def wait_opened(self, timeout: float) -> bool:
         """Whether the destination is open, or was once, within `timeout` s."""
@@ -181,26 +214,38 @@ class LogFollower:
                 self._failed(error)
                 self._destination.close()
                 self._rest_after_failure()
+        self._executor.shutdown()
         self._destination.close()
 
     def _step(self) -> None:
         """Insert what there is, or else tidy up, or else wait."""
-        self._look()
         started = time.monotonic()
-        count = self._insert_batch()
+        ahead, self._ahead = self._ahead, None
+        batch = None if ahead is None else ahead.result()
+        self._look()
+        if batch is None:
+            batch = self._read_batch()
+        if batch.is_full and self._reader.has_more:
+            self._ahead = self._executor.submit(self._read_batch)
+        if batch.positions:
+            self._insert(batch)
         now = time.monotonic()
         if now >= self._tidy_at:
-            self._tidy_at = now if self._destination.tidy() else now + TIDY_INTERVAL
+            self._tidy_at = now + TIDY_INTERVAL
+            if self._destination.tidy():
+                self._tidy_at = now
             self._succeeded()
-        elif not count:
-            self._wait(min(self._scan_at, self._tidy_at) - now)
-        elif not self._reader.has_more:
-            self._pause(started + LINGER - now)
+        elif self._ahead is None and not self._reader.has_more:
+            if batch.size:
+                self._pause(started + LINGER - now)
+            else:
+                self._wait(min(self._scan_at, self._tidy_at) - now)
 
     def _look(self) -> None:
         """Take what was notified, and look at the folder from time to time."""
         with self._work:
             grown, self._grown = self._grown, {}
+            self._counting = bool(grown)
             unknown = [
                 source for source, size in grown.items() if not self._reader.grown(source, size)
             ]
@@ -213,35 +258,39 @@ class LogFollower:
                     self._held.pop((one.source, one.file), None)
             ended = time.monotonic()
             self._scan_at = ended + max(SCAN_INTERVAL, (ended - now) / SCAN_SHARE)
+        self._counting = False
 
-    def _insert_batch(self) -> int:
-        """The bytes of log files that were read."""
-        records: list[StoredRecord] = []
-        positions: dict[tuple[bytes, str], Position] = {}
-        size = 0
-        while len(records) < MAX_BATCH_RECORDS and size < MAX_BATCH_SIZE and not self._stopping:
+    def _read_batch(self) -> _Batch:
+        batch = _Batch()
+        while not batch.is_full and not self._stopping:
+            self._counting = self._reader.has_more
             chunk = self._reader.next_chunk()
             if chunk is None:
                 break
-            size += chunk.size
-            self._unheld = size
-            self._parse_lines(chunk.source, chunk.lines, records)
-            positions[chunk.position.source, chunk.position.file] = chunk.position
-        if positions:
-            self._inserted += self._destination.insert(records, list(positions.values()))
-            self._held |= positions
-            self._succeeded()
-        self._unheld = 0
-        return size
+            batch.size += chunk.size
+            with self._work:
+                self._unheld += chunk.size
+                self._counting = False
+            self._make_records(chunk.source, chunk.lines, batch.records)
+            batch.positions[chunk.position.source, chunk.position.file] = chunk.position
+        self._counting = False
+        return batch
 
-    def _parse_lines(
+    def _make_records(
         self, source: bytes, lines: Sequence[bytes], records: list[StoredRecord]
     ) -> None:
-        server = self._server
+        make, server = self._make, self._server
         for start in range(0, len(lines), SLICE):
-            made = [record_of(line, source, server) for line in lines[start : start + SLICE]]
+            made = [make(line, source, server) for line in lines[start : start + SLICE]]
             records += [record for record in made if record is not None]
             self.breathe()
+
+    def _insert(self, batch: _Batch) -> None:
+        self._inserted += self._destination.insert(batch.records, list(batch.positions.values()))
+        self._held |= batch.positions
+        with self._work:
+            self._unheld -= batch.size
+        self._succeeded()
 
     def breathe(self) -> None:
         """Let the server's tasks run, if they are busy; for destinations, too, in long work."""
@@ -272,9 +321,12 @@ class LogFollower:
     def _rest_after_failure(self) -> None:
         until = time.monotonic() + self._backoff
         self._backoff = min(2 * self._backoff, MAX_BACKOFF)
-        self._unheld = 0
+        if self._ahead is not None:
+            wait([self._ahead])
+            self._ahead = None
         try:
             self._reader.start(self._held.values())
+            self._unheld = 0
             while not self._stopping and time.monotonic() < until:
                 self._pause(min(SCAN_INTERVAL, until - time.monotonic()))
                 with self._work:

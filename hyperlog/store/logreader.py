@@ -134,14 +134,15 @@ class LogReader:
             if not number:
                 self._live[source] = file
         self._files = files
-        self.behind = 0
+        behind = 0
         self._waiting = {}
         for file in sorted(files.values(), key=lambda file: (not file.number, file.number)):
             if file.print is None:
                 self._recognise(file)
-            self.behind += file.rest
+            behind += file.rest
             if file.rest:
                 self._waiting.setdefault(file.source, []).insert(0, file)
+        self.behind = behind
         held = {(file.source, file.print) for file in files.values()}
         gone = [position for key, position in self._known.items() if key not in held]
         for position in gone:

@@ -13,7 +13,7 @@ from hyperlog.store.records import StoredRecord, record_of
 from hyperlog.store.sqlite.asking import Question
 from hyperlog.store.sqlite.compiler import Plan, compile_query, numbers_of_id
 from hyperlog.store.sqlite.scan import Candidate, Scan, id_of, source_of, windows
-from hyperlog.store.sqlite.schema import ID_BITS, MINUTE
+from hyperlog.store.sqlite.schema import COUNTERS, ID_BITS, MINUTE
 
 __all__ = ["count", "counted", "get", "histogram", "matching", "scanned", "search"]
 
@@ -131,7 +131,7 @@ def count(question: Question, query: Query) -> int:
     if plan.residual is not None:
         return sum(1 for _ in matching(question, plan, plan.first, plan.end))
     if plan.countable:
-        return sum(number for _, _, number in counted(question, plan, "r.level", MINUTE))
+        return sum(number for _, _, number in counted(question, plan, "r.level", None))
     total = 0
     for first, end in windows(question, plan, plan.first, plan.end, newest_first=True):
         source, values = source_of(plan, first, end)
@@ -165,29 +165,47 @@ def _binned(question: Question, plan: Plan, step: int) -> Iterator[tuple[int, in
 
 
 def counted(
-    question: Question, plan: Plan, column: str, step: int
+    question: Question, plan: Plan, column: str, step: int | None
 ) -> Iterator[tuple[int, Any, int]]:
-    """From the counters, but for what is cut off of minutes at both ends.
+    """From the counters: start of the step, value of the column and how many.
 
-    Start of the step, value of the column and how many. `step` is in whole minutes.
+    `step` is in whole minutes; without one all start at 0. The same start and value may come more
+    than once.
     """
-    first = -(-(plan.first >> ID_BITS) // MINUTE)  # the first whole minute
-    end = (plan.end >> ID_BITS) // MINUTE
+    yield from _counted(question, plan, plan.first, plan.end, column, step, len(COUNTERS))
+
+
+def _counted(
+    question: Question,
+    plan: Plan,
+    first: int,
+    end: int,
+    column: str,
+    step: int | None,
+    tables: int,
+) -> Iterator[tuple[int, Any, int]]:
+    """From the first of the tables of counters, for the longest time that the last of them can
+    answer about; what is cut off of it at both ends from those before it."""
     if first >= end:
-        yield from scanned(question, plan, plan.first, plan.end, column, step)
         return
-    minutes = step // MINUTE
-    yield from question.rows(
-        f"select minute / {minutes} * {step} as start, {column} as value, sum(r.records) "
-        f"from counters r where minute >= {first} and minute < {end} and {plan.condition} "
-        "group by start, value",
+    if not tables:
+        yield from scanned(question, plan, first, end, column, step)
+        return
+    table, size = COUNTERS[tables - 1]
+    head, tail = -(-(first >> ID_BITS) // size) * size, (end >> ID_BITS) // size * size
+    if head >= tail or (step is not None and step % size):
+        yield from _counted(question, plan, first, end, column, step, tables - 1)
+        return
+    for start, value, number in question.rows(
+        f"select start, {column} as value, sum(r.records) from {table} r "
+        f"where start >= {head} and start < {tail} and {plan.condition} "
+        f"group by {'start, ' if step is not None else ''}value",
         plan.values,
-    )
-    head, tail = first * MINUTE << ID_BITS, end * MINUTE << ID_BITS
-    if plan.first < head:
-        yield from scanned(question, plan, plan.first, head, column, step)
-    if tail < plan.end:
-        yield from scanned(question, plan, tail, plan.end, column, step)
+    ):
+        yield (0 if step is None else start // step * step), value, number
+    ends = (first, head << ID_BITS), (tail << ID_BITS, end)
+    for start, stop in ends:
+        yield from _counted(question, plan, start, stop, column, step, tables - 1)
 
 
 def scanned(

@@ -6,15 +6,15 @@ The index of words does not have the texts, so what is removed from it is made a
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 from hyperlog.store.policy import StorePolicy
 from hyperlog.store.records import record_of
-from hyperlog.store.sqlite.schema import ID_BITS, MINUTE
+from hyperlog.store.sqlite.schema import COUNTERS, ID_BITS, MINUTE
 from hyperlog.store.words import searched_text
 
-__all__ = ["Retention", "vacuum_some"]
+__all__ = ["Retention", "summed", "vacuum_some"]
 
 STEP: Final = 200  # records removed in one transaction, some 10 ms
 SLICE: Final = 50  # records handled before others get the interpreter
@@ -124,7 +124,7 @@ def _remove(
         record = record_of(lines[id], *senders[origin])
         assert record is not None, "only what is a record was taken in"
         removed += (id, searched_text(record))
-        counter = (id >> ID_BITS) // MINUTE, origin, level, kind
+        counter = (id >> ID_BITS) // MINUTE * MINUTE, level, kind, origin
         counts[counter] = counts.get(counter, 0) + 1
         total = totals.setdefault(origin, [0, 0])
         total[0] += 1
@@ -133,17 +133,11 @@ def _remove(
     db.execute(f"insert into words (words, rowid, text) values {places}", removed)
     db.execute(f"delete from bodies where id in ({ids})")
     db.execute(f"delete from records where id in ({ids})")
-    for counter, count in counts.items():
-        db.execute(
-            "update counters set records = records - ?5 "
-            "where minute = ?1 and origin = ?2 and level = ?3 and kind = ?4",
-            (*counter, count),
-        )
-        db.execute(
-            "delete from counters where minute = ? and origin = ? and level = ? and kind = ? "
-            "and records <= 0",
-            counter,
-        )
+    for table, step in COUNTERS:
+        for *place, count in summed(counts, step):
+            which = "start = ?1 and level = ?2 and kind = ?3 and origin = ?4"
+            db.execute(f"update {table} set records = records - ?5 where {which}", (*place, count))
+            db.execute(f"delete from {table} where {which} and records <= 0", place)
     for origin, (count, size) in totals.items():
         db.execute(
             "update origins set records = records - ?, bytes = bytes - ? where id = ?",
@@ -155,6 +149,17 @@ def _remove(
         f"delete from sessions where id in ({sessions}) "
         "and not exists (select 1 from records where session = sessions.id)"
     )
+
+
+def summed(
+    counts: Mapping[tuple[int, int, int, int], int], step: int
+) -> list[tuple[int, int, int, int, int]]:
+    """Counts by start, level, kind and origin, for starts that are multiples of `step`."""
+    sums: dict[tuple[int, int, int, int], int] = {}
+    for (start, level, kind, origin), count in counts.items():
+        counter = start // step * step, level, kind, origin
+        sums[counter] = sums.get(counter, 0) + count
+    return [(*counter, count) for counter, count in sums.items()]
 
 
 def vacuum_some(db: sqlite3.Connection) -> bool:

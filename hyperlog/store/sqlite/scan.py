@@ -132,7 +132,7 @@ class Scan:
         order = "desc" if newest_first else "asc"
         ids, origins, levels, text = self._question.row(
             "select group_concat(c.id), group_concat(c.origin), group_concat(c.level), "
-            "cast(group_concat(cast(b.body as text), char(10)) as blob) "
+            "cast(group_concat(b.body, char(10)) as blob) "
             f"from (select r.id, r.origin, r.level {source} order by {id} {order} "
             f"limit {self._size}) c cross join bodies b on b.id = c.id",
             values,
@@ -140,7 +140,7 @@ class Scan:
         if ids is None:
             return []
         lines = text.split(b"\n")
-        self._size = min(max(CHUNK_SIZE * len(lines) // len(text), 16), MAX_CHUNK)
+        self._resize(lines, text)
         return [
             Candidate(int(id), int(level), line, self._sender(int(origin)), members)
             for id, origin, level, line, members in zip(
@@ -152,6 +152,28 @@ class Scan:
                 strict=True,
             )
         ]
+
+    def texts(self, first: int, end: int) -> Iterator[tuple[int, list[bytes], bytes]]:
+        """The lines alone, the newest first: the oldest id of a chunk, its lines and its text."""
+        plan = self._plan
+        for start, stop in windows(self._question, plan, first, end, newest_first=True):
+            while start < stop:
+                source, values = source_of(plan, start, stop)
+                oldest, text = self._question.row(
+                    "select min(c.id), cast(group_concat(b.body, char(10)) as blob) "
+                    f"from (select r.id {source} order by {id_of(plan)} desc "
+                    f"limit {self._size}) c cross join bodies b on b.id = c.id",
+                    values,
+                )
+                if oldest is None:
+                    break
+                lines = text.split(b"\n")
+                self._resize(lines, text)
+                yield oldest, lines, text
+                stop = oldest
+
+    def _resize(self, lines: list[bytes], text: bytes) -> None:
+        self._size = min(max(CHUNK_SIZE * len(lines) // len(text), 16), MAX_CHUNK)
 
     def _sender(self, origin: int) -> tuple[bytes, str]:
         known = self._senders.get(origin)

@@ -3,7 +3,8 @@
     records   what can be filtered by columns; small, so that a million are read in no time
     bodies    the lines, under the same ids
     words     full-text index of all values and messages, under the same ids, without the texts
-    counters  records by minute, origin, level and kind: answers what needs nothing else
+    minutes   records by minute, level, kind and origin: answers what needs nothing else
+    hours     the same by hour, for what is asked about longer times
     origins   who sent it: server, source, bucket, instance, key
     sessions  of a source; one without a name for its notes, whose number is their hash
     positions how far each log file is held
@@ -24,6 +25,7 @@ from typing import Final
 from hyperlog.errors import StoreError, StoreUnavailable
 
 __all__ = [
+    "COUNTERS",
     "ID_BITS",
     "MINUTE",
     "check_library",
@@ -38,13 +40,15 @@ __all__ = [
 
 ID_BITS: Final = 20
 MINUTE: Final = 60_000  # ms
+COUNTERS: Final = (("minutes", MINUTE), ("hours", 60 * MINUTE))
+"""tables of counters, and ms between two of their starts, which are multiples of it"""
 APPLICATION_ID: Final = 0x68796C67  # "hylg", in the header of the file
 VERSION: Final = 1  # of the tables and of how texts are split into words
 MIN_LIBRARY: Final = (3, 35, 0)
 PAGE_SIZE: Final = 4096
 WRITER_CACHE: Final = 32 * 1024  # KiB
 READER_CACHE: Final = 16 * 1024
-CHECKPOINT_PAGES: Final = 4000
+CHECKPOINT_PAGES: Final = 16_000  # 64 MB; busy pages are then copied less often
 MAX_LOG_SIZE: Final = 64 * 1024 * 1024  # bytes that the write-ahead log keeps once it was larger
 BUSY_TIMEOUT: Final = 5.0  # s
 
@@ -64,13 +68,21 @@ create virtual table words using fts5 (
     text, content = '', columnsize = 0, detail = full,
     tokenize = "ascii tokenchars '_'"
 );
-create table counters (
-    minute integer not null,
-    origin integer not null,
+create table minutes (
+    start integer not null,
     level integer not null,
     kind integer not null,
+    origin integer not null,
     records integer not null,
-    primary key (minute, origin, level, kind)
+    primary key (start, level, kind, origin)
+) without rowid;
+create table hours (
+    start integer not null,
+    level integer not null,
+    kind integer not null,
+    origin integer not null,
+    records integer not null,
+    primary key (start, level, kind, origin)
 ) without rowid;
 create table origins (
     id integer primary key,
@@ -202,7 +214,7 @@ def _check(connection: sqlite3.Connection) -> None:
     (version,) = connection.execute("pragma user_version").fetchone()
     if (application, version) != (APPLICATION_ID, VERSION):
         raise ForeignDatabase(f"it is no store of version {VERSION}")
-    for table in ("records", "bodies", "counters", "origins", "sessions", "positions"):
+    for table in ("records", "bodies", "minutes", "hours", "origins", "sessions", "positions"):
         connection.execute(f"select * from {table} limit 1").fetchone()
     connection.execute("select rowid from words where words match 'x' limit 1").fetchone()
 

@@ -19,7 +19,7 @@ from hyperlog.store.records import StoredRecord
 from hyperlog.store.sqlite import answering, topping
 from hyperlog.store.sqlite.asking import Asking
 from hyperlog.store.sqlite.schema import check_library
-from hyperlog.store.sqlite.writer import DatabaseWriter
+from hyperlog.store.sqlite.writer import DatabaseWriter, indexed_record_of
 
 __all__ = ["DATABASE", "EmbeddedStore", "lock_database"]
 
@@ -58,7 +58,7 @@ class EmbeddedStore:
         check_library()
         self.path = path
         self._writer = DatabaseWriter(path, StorePolicy() if policy is None else policy)
-        self.follower = LogFollower(folder, self._writer, server)
+        self.follower = LogFollower(folder, self._writer, server, indexed_record_of)
         self._writer.breathe = self.follower.breathe
         self._asking = Asking(path, self._damaged)
         self._lock: SessionLock | None = None

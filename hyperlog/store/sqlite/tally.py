@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import heapq
 import sqlite3
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Collection, Iterable
 from typing import Final, TypeAlias
 
-from hyperlog.store.evaluate import value_order
+from hyperlog.store.evaluate import plain, value_order
 from hyperlog.store.query import Scalar
 from hyperlog.store.words import scalar_text
 
@@ -22,50 +23,47 @@ _Value: TypeAlias = "str | int | float | tuple[bool | float | None]"
 """as a key of a dict, where True would be 1 and 1e16 would be 10**16"""
 
 
+_SIMPLE: Final = {str, int}
+_NUMBERS: Final = {str, int, float}
+
+
 class Tally:
     """How often each value came."""
 
     def __init__(self) -> None:
-        self._counts: dict[_Value, int] = {}
+        self._counts: Counter[_Value] = Counter()
         self._text = 0
         self._spilled: sqlite3.Connection | None = None
 
-    def add(self, values: Iterable[Scalar], count: int = 1) -> None:
-        """Each of these values came `count` times more."""
+    def add(self, values: Collection[Scalar], count: int = 1) -> None:
+        """Each of these values came `count` times more; floats need not be `plain`."""
         counts = self._counts
-        for value in values:
-            key: _Value
-            if (
-                value is None
-                or isinstance(value, bool)
-                or (isinstance(value, float) and not -EXACT < value < EXACT)
-            ):
-                key = (value,)
-            else:
-                key = value
-            known = counts.get(key)
-            if known is None:
-                counts[key] = count
-                self._text += len(value) if isinstance(value, str) else 0
-            else:
-                counts[key] = known + count
+        before = len(counts)
+        kinds = set(map(type, values))
+        if count == 1 and (kinds <= _SIMPLE or (kinds <= _NUMBERS and _are_exact(values))):
+            counts.update(values)  # type: ignore[arg-type]
+        else:
+            for value in values:
+                key = _key(value)
+                counts[key] = counts.get(key, 0) + count
+        if str in kinds and len(counts) > before:
+            size = sum(len(value) for value in values if isinstance(value, str))
+            self._text += size * (len(counts) - before) // len(values)
         if len(counts) > MAX_VALUES or self._text > MAX_TEXT:
             self._spill()
 
     def top(self, limit: int) -> tuple[list[tuple[Scalar, int]], int]:
         """The most frequent values, and how many different ones there are."""
         if self._spilled is None:
-            found = [
-                (key[0] if isinstance(key, tuple) else key, count)
-                for key, count in self._counts.items()
-            ]
-            return heapq.nsmallest(limit, found, lambda item: value_order(*item)), len(found)
+            least = min(heapq.nlargest(limit, self._counts.values()), default=0)
+            found = [(_value(k), count) for k, count in self._counts.items() if count >= least]
+            return heapq.nsmallest(limit, found, lambda item: value_order(*item)), len(self._counts)
         self._spill()
         rows = self._spilled.execute(
             "select value, type, count from counts order by count desc, text, type limit ?",
             (limit,),
         )
-        values = [(_value(value, type), count) for value, type, count in rows]
+        values = [(bool(value) if type == "bool" else value, count) for value, type, count in rows]
         return values, self._spilled.execute("select count(*) from counts").fetchone()[0]
 
     def _spill(self) -> None:
@@ -93,11 +91,25 @@ class Tally:
             self._spilled.close()
 
 
+def _key(value: Scalar) -> _Value:
+    if isinstance(value, bool) or value is None:
+        return (value,)
+    if isinstance(value, float):
+        value = plain(value)
+        return (value,) if isinstance(value, float) and not -EXACT < value < EXACT else value
+    return value
+
+
+def _value(key: _Value) -> Scalar:
+    if isinstance(key, tuple):
+        return key[0]
+    return plain(key) if isinstance(key, float) else key
+
+
+def _are_exact(values: Iterable[Scalar]) -> bool:
+    return all(-EXACT < value < EXACT for value in values if isinstance(value, float))
+
+
 def _row(item: tuple[_Value, int]) -> tuple[str, str, Scalar, int]:
-    key, count = item
-    value = key[0] if isinstance(key, tuple) else key
-    return type(value).__name__, scalar_text(value), value, count
-
-
-def _value(value: Scalar, type: str) -> Scalar:
-    return bool(value) if type == "bool" else value
+    value = _value(item[0])
+    return type(value).__name__, scalar_text(value), value, item[1]

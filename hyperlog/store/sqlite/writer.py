@@ -14,14 +14,17 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+from msgspec.structs import astuple
 
 from hyperlog.errors import StoreError, StoreUnavailable
 from hyperlog.store.follow import Position
 from hyperlog.store.policy import StorePolicy
-from hyperlog.store.records import StoredRecord
-from hyperlog.store.sqlite.retention import Retention, vacuum_some
+from hyperlog.store.records import StoredRecord, record_of
+from hyperlog.store.sqlite.retention import Retention, summed, vacuum_some
 from hyperlog.store.sqlite.schema import (
+    COUNTERS,
     ID_BITS,
     MINUTE,
     companions,
@@ -32,7 +35,7 @@ from hyperlog.store.sqlite.schema import (
 )
 from hyperlog.store.words import searched_text
 
-__all__ = ["KINDS", "DatabaseWriter", "note_number"]
+__all__ = ["KINDS", "DatabaseWriter", "IndexedRecord", "indexed_record_of", "note_number"]
 
 logger = logging.getLogger("hyperlog.store.sqlite")
 
@@ -50,6 +53,21 @@ _KIND_NUMBERS: Final = {kind: number for number, kind in enumerate(KINDS)}
 def note_number(id: str) -> int:
     """The number under which a record without one is kept, from the end of its id."""
     return int.from_bytes(bytes.fromhex(id[-16:]), "big", signed=True)
+
+
+class IndexedRecord(StoredRecord, gc=False, frozen=True):
+    """A record, and what the index of words gets of it."""
+
+    text: str
+
+
+def indexed_record_of(line: bytes, source: bytes, server: str) -> IndexedRecord | None:
+    """See `record_of`."""
+    record = record_of(line, source, server)
+    if record is None:
+        return None
+    values: tuple[Any, ...] = (*astuple(record), searched_text(record))
+    return IndexedRecord(*values)
 
 
 class DatabaseWriter:
@@ -256,8 +274,8 @@ class DatabaseWriter:
             self._next_ids[time] = id + 1
             rows.append((id, origin, record.level, kind, session, number, record.client_time))
             lines[id] = record.body
-            texts[id] = searched_text(record)
-            counter = time // MINUTE, origin, record.level, kind
+            texts[id] = record.text if isinstance(record, IndexedRecord) else searched_text(record)
+            counter = time // MINUTE * MINUTE, record.level, kind, origin
             counts[counter] = counts.get(counter, 0) + 1
             total = totals.setdefault(origin, [0, 0])
             total[0] += 1
@@ -266,12 +284,13 @@ class DatabaseWriter:
         self._many("insert into records values", rows)
         self._many("insert into bodies values", [(row[0], lines[row[0]]) for row in rows])
         self._many("insert into words (rowid, text) values", [(r[0], texts[r[0]]) for r in rows])
-        self._many(
-            "insert into counters values",
-            [(*counter, count) for counter, count in counts.items()],
-            "on conflict (minute, origin, level, kind) do update "
-            "set records = records + excluded.records",
-        )
+        for table, step in COUNTERS:
+            self._many(
+                f"insert into {table} values",
+                summed(counts, step),
+                "on conflict (start, level, kind, origin) do update "
+                "set records = records + excluded.records",
+            )
         self._many(
             "update origins set records = records + column2, bytes = bytes + column3 from (values",
             [(origin, count, size) for origin, (count, size) in totals.items()],
