@@ -21,11 +21,13 @@ from hyperlog.records import DEFAULT_APPLICATION
 if TYPE_CHECKING:
     from hyperlog.tokens import TokenAuthority, TokenClaims
 
-__all__ = ["Permits", "Sender", "Transport"]
+__all__ = ["OWN_APPLICATION", "Permits", "Sender", "Transport"]
 
 logger = logging.getLogger("hyperlog.senders")
 
 REGISTRY_NAME: Final = "registry.sqlite"
+OWN_APPLICATION: Final = "hyperlog server"
+"""of the server's own records; nobody else can use the name"""
 
 Transport: TypeAlias = Literal["hyperdht", "websocket", "http", "internal"]
 """the last for records of the server's own"""
@@ -165,6 +167,8 @@ class Permits:
         if application is not None or instance is not None:
             application = application or DEFAULT_APPLICATION
             instance = instance or sender.name
+        if application == OWN_APPLICATION and sender.transport != "internal":
+            raise BadRecord(f"application: {OWN_APPLICATION!r} is the server itself")
         sender.application, sender.instance, sender.claims = application, instance, claims
 
     def _verify(self, token: str, key: bytes | None) -> TokenClaims:

@@ -139,6 +139,7 @@ ARROWS: dict[str, set[str]] = {
     },
     "storing": {"limits", "store"},
     "web": {
+        "blocklist",
         "connections",
         "control",
         "gate",

@@ -11,7 +11,7 @@ import pytest
 from hyperlog.control import Hello
 from hyperlog.errors import BadRecord, ConfigError, TokenError
 from hyperlog.records import instance_source
-from hyperlog.senders import Permits, Sender
+from hyperlog.senders import OWN_APPLICATION, Permits, Sender
 from hyperlog.tokens import TokenAuthority
 
 KEY = bytes(range(32))
@@ -90,6 +90,17 @@ def test_a_name_that_looks_like_a_path_is_a_name(permits):
     sender = peer()
     assert permits.admit(sender, hello(application="../../x", instance="/etc/passwd")) is None
     assert (sender.application, sender.instance) == ("../../x", "/etc/passwd")
+
+
+def test_the_server_s_own_name_is_nobody_else_s(permits, authority):
+    refusal = permits.admit(peer(), hello(application=OWN_APPLICATION, instance="panel"))
+    assert (refusal.code, "server itself" in refusal.reason) == ("HELLO", True)
+    _, claims = authority.issue(OWN_APPLICATION, now=time.time())
+    with pytest.raises(BadRecord):
+        permits.permit(poster(claims))
+    own = Sender(KEY, None, OWN_APPLICATION, "panel", "internal", "")
+    permits.permit(own)
+    assert own.application == OWN_APPLICATION
 
 
 def test_a_token_gives_the_application(permits, authority):

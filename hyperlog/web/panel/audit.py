@@ -8,15 +8,15 @@ from typing import Final
 import msgspec
 import trio
 
-from hyperlog.intake import Intake, Sender
+from hyperlog.intake import Intake
 from hyperlog.records import instance_source
+from hyperlog.senders import OWN_APPLICATION, Sender
 
-__all__ = ["APPLICATION", "INSTANCE", "AuditLog"]
+__all__ = ["AuditLog"]
 
 logger = logging.getLogger("hyperlog.web.panel")
 
-APPLICATION: Final = "hyperlog"
-INSTANCE: Final = "server"
+INSTANCE: Final = "panel"
 MAX_WAITING: Final = 1000  # entries
 
 _encode = msgspec.json.Encoder().encode
@@ -28,8 +28,8 @@ class AuditLog:
     def __init__(self, intake: Intake) -> None:
         self._intake = intake
         self._send, self._receive = trio.open_memory_channel[bytes](MAX_WAITING)
-        source = instance_source(APPLICATION, INSTANCE)
-        self._sender = Sender(source, None, APPLICATION, INSTANCE, "internal", "")
+        source = instance_source(OWN_APPLICATION, INSTANCE)
+        self._sender = Sender(source, None, OWN_APPLICATION, INSTANCE, "internal", "")
 
     def __call__(self, what: str, fields: dict[str, object]) -> None:
         logger.info("%s: %s", what, fields)

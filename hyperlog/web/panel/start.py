@@ -8,17 +8,17 @@ from typing import Final
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
+from hyperlog.senders import OWN_APPLICATION
 from hyperlog.store.answers import Store
 from hyperlog.store.language import to_text
 from hyperlog.store.query import Compare, Not, Query
 from hyperlog.users import Login
-from hyperlog.web.panel.audit import APPLICATION
 from hyperlog.web.panel.explore import answering
 from hyperlog.web.panel.routes import Panel, PanelRoute
 
 __all__ = ["add_start"]
 
-NOT_OUR_OWN: Final = Not(Compare("bucket", "=", APPLICATION))
+NOT_OUR_OWN: Final = Not(Compare("bucket", "=", OWN_APPLICATION))
 """What was done in the panel makes records too."""
 
 
