@@ -23,7 +23,6 @@ from pymongo.errors import (
     BulkWriteError,
     ConfigurationError,
     ExecutionTimeout,
-    InvalidURI,
     NetworkTimeout,
     OperationFailure,
     PyMongoError,
@@ -41,7 +40,7 @@ Document: TypeAlias = dict[str, Any]
 Documents: TypeAlias = Collection[Document]
 
 DEFAULT_DATABASE: Final = "hyperlog"
-SELECTION_TIMEOUT: Final = 5.0  # s to find a server, also while a new primary is elected
+SELECTION_TIMEOUT: Final = 5.0  # s to find a server that answers; then MongoDB is away
 CONNECT_TIMEOUT: Final = 5.0  # s
 SOCKET_TIMEOUT: Final = 60.0  # s without a byte, above what any operation here may take
 MAX_CONNECTIONS: Final = 16
@@ -104,23 +103,36 @@ class Access:
             client.close()
 
     @contextmanager
-    def limited(self, seconds: float) -> Iterator[None]:
-        """Let what is asked of MongoDB end in time.
+    def limited(self, seconds: float, *, to_write: bool = False) -> Iterator[None]:
+        """Let what is asked of MongoDB end in time, or at once if MongoDB is away.
+
+        Within that time the driver tries again what may work with another primary.
 
         Raises:
             StoreUnavailable: for all that the driver raises within.
         """
+        limit = seconds
         try:
-            with pymongo.timeout(seconds):
+            database = self.database()
+            limit = min(database.client.options.server_selection_timeout, seconds)
+            with pymongo.timeout(limit):
+                primary = ReadPreference.PRIMARY if to_write else database.read_preference
+                database.command("ping", read_preference=primary)
+            limit = seconds
+            with pymongo.timeout(limit):
                 yield
         except PyMongoError as error:
             # Not chained: the driver's texts may hold records.
-            raise StoreUnavailable(self._explained(error, seconds)) from None
+            raise StoreUnavailable(self._explained(error, limit)) from None
 
     def _explained(self, error: PyMongoError, seconds: float) -> str:
         place = f"MongoDB at {self.place}"
         if isinstance(error, BulkWriteError):
             return f"{place} refuses to write: {_of_bulk(error)}"
+        if _code_of(error) == AUTHENTICATION_FAILED:
+            return (
+                f"{place} refuses the user or the password: check both, and authSource in the URI"
+            )
         if isinstance(error, ServerSelectionTimeoutError):
             return f"{place} cannot be reached: {self._reason(error)}"
         if error.timeout or isinstance(
@@ -137,8 +149,6 @@ class Access:
 
     def _refusal(self, error: OperationFailure) -> str:
         name = _code_name(error.code, error.details)
-        if error.code == AUTHENTICATION_FAILED:
-            return "refuses the user or the password: check both, and authSource in the URI"
         if error.code == UNAUTHORIZED:
             return (
                 "does not permit this to the user: it needs the role readWrite on the database "
@@ -148,7 +158,8 @@ class Access:
 
     def _reason(self, error: PyMongoError) -> str:
         # Of a server that is not found the driver tells addresses and causes, then all it knows.
-        text = str(error).split(" (configured timeouts")[0].split(", Timeout:")[0][:MAX_REASON]
+        text = str(error).split(" (configured timeouts")[0].split(", Timeout:")[0]
+        text = text.split(", full error")[0][:MAX_REASON]
         for secret in _secrets(self._uri):
             text = text.replace(secret, "***")
         return text
@@ -170,17 +181,15 @@ def _parsed(uri: str) -> tuple[str, str, dict[str, Any]]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             parsed = parse_uri(f"mongodb://{uri.removeprefix(SRV)}" if is_srv else uri)
-    except (InvalidURI, ValueError, TypeError):  # may hold a piece of what should be the password
+    except (ConfigurationError, ValueError, TypeError) as error:
+        # The driver's text may hold a piece of what should be the password.
+        unknown = UNKNOWN.match(str(error))
+        if unknown and "@" not in uri.partition("?")[2]:
+            raise ConfigError(f"the MongoDB URI has an unknown option: {unknown[1]}") from None
         raise ConfigError(
             f"not a MongoDB URI, which looks like {FORM}; in user and password write %XX "
             "for characters other than letters, digits and _.-~"
         ) from None
-    except ConfigurationError as error:
-        unknown = UNKNOWN.match(str(error))
-        what = "has an option with a wrong value, or options that do not go together"
-        if unknown and "@" not in uri.partition("?")[2]:
-            what = f"has an unknown option: {unknown[1]}"
-        raise ConfigError(f"the MongoDB URI {what}") from None
     given = {name.lower() for name in parsed["options"]}
     options = {name: value for name, value in defaults.items() if name.lower() not in given}
     place = ",".join(
@@ -194,6 +203,13 @@ def _secrets(uri: str) -> list[str]:
     rest = uri.partition("://")[2]
     user_info = rest.rpartition("@")[0]
     return [part for part in (user_info, user_info.partition(":")[2]) if part]
+
+
+def _code_of(error: PyMongoError) -> int | None:
+    if isinstance(error, OperationFailure):
+        return error.code
+    # After a refused login the driver takes the server for one that is not there.
+    return AUTHENTICATION_FAILED if "'AuthenticationFailed'" in str(error) else None
 
 
 def _of_bulk(error: BulkWriteError) -> str:

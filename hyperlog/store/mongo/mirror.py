@@ -11,7 +11,7 @@ those of a block has an entry for each word once, and leads to few records all t
 
 from __future__ import annotations
 
-import logging
+import re
 import threading
 import time
 from collections import deque
@@ -26,7 +26,7 @@ from pymongo.errors import BulkWriteError
 from hyperlog.store.follow import Position
 from hyperlog.store.mongo.access import DUPLICATE_KEY, Access, Document
 from hyperlog.store.mongo.documents import document_of, real_words
-from hyperlog.store.mongo.names import RECORDS, positions_name, records_name, words_name
+from hyperlog.store.mongo.names import RECORDS, WORDS, positions_name, records_name, words_name
 from hyperlog.store.records import StoredRecord
 
 __all__ = ["Mirror"]
@@ -34,18 +34,16 @@ __all__ = ["Mirror"]
 _Numbered: TypeAlias = tuple[int, StoredRecord]
 """with its sequence"""
 
-logger = logging.getLogger("hyperlog.store.mongo")
-
 BLOCK: Final = 1000  # records
 BLOCK_SIZE: Final = 1024 * 1024  # bytes of lines
 WRITERS: Final = 2  # blocks on their way; MongoDB writes each on one core
 SLICE: Final = 64  # records made into documents before others get the interpreter
-WRITE_TIMEOUT: Final = 30.0  # s for a block
+WRITE_TIMEOUT: Final = 10.0  # s for a block; twice what the election of a primary takes
 OPEN_TIMEOUT: Final = 30.0
 INDEX_TIMEOUT: Final = 600.0  # s; on a bucket that has records already
 COUNT_INTERVAL: Final = 60.0  # s between two looks at how much there is
 TTL_INDEX: Final = "received"
-NOT_FOUND: Final = 26  # code for a collection that there is not
+OURS: Final = {"$regex": f"^({re.escape(RECORDS)}|{re.escape(WORDS)})"}
 
 SERVER_BITS: Final = 12  # of a sequence, so that two servers hardly ever have the same
 SEQUENCES_PER_SECOND: Final = 100_000  # more than MongoDB takes; 64 bits last for centuries
@@ -96,9 +94,12 @@ class Mirror:
             StoreUnavailable: MongoDB cannot be reached or refuses.
         """
         self.close()
-        with self._access.limited(OPEN_TIMEOUT):
+        with self._access.limited(OPEN_TIMEOUT, to_write=True):
             found = list(self._access.to_write(self._positions).find())
             self._count()
+            names = self._access.database().list_collection_names(filter={"name": OURS})
+        for name in names:
+            self._index(name, ())  # to expire, or not, as is wanted now
         held = max((one["sequence"] for one in found), default=0)
         # What was written, but not held, before a crash has lower numbers, too.
         self._sequence = max(held, round(time.time() * SEQUENCES_PER_SECOND))
@@ -167,7 +168,7 @@ class Mirror:
 
     def _write(self, bucket: str, words: Document, documents: list[Document]) -> int:
         """In a thread of its own; how many of the records are new."""
-        with self._access.limited(WRITE_TIMEOUT):
+        with self._access.limited(WRITE_TIMEOUT, to_write=True):
             blocks = self._access.to_write(words_name(bucket))
             blocks.insert_one(words)
             known = 0
@@ -202,12 +203,12 @@ class Mirror:
             )
             for one in positions
         ]
-        with self._access.limited(WRITE_TIMEOUT):
+        with self._access.limited(WRITE_TIMEOUT, to_write=True):
             self._access.to_write(self._positions).bulk_write(changes, ordered=False)
 
     def forget(self, positions: Sequence[Position]) -> None:
         names = [_position_id(one) for one in positions]
-        with self._access.limited(WRITE_TIMEOUT):
+        with self._access.limited(WRITE_TIMEOUT, to_write=True):
             self._access.to_write(self._positions).delete_many({"_id": {"$in": names}})
 
     # -- collections
@@ -220,7 +221,7 @@ class Mirror:
             self._ready.add(bucket)
 
     def _index(self, name: str, indexes: Sequence[IndexModel]) -> None:
-        with self._access.limited(INDEX_TIMEOUT):
+        with self._access.limited(INDEX_TIMEOUT, to_write=True):
             collection = self._access.to_write(name)
             present = collection.index_information()
             missing = [one for one in indexes if one.document["name"] not in present]
@@ -239,7 +240,7 @@ class Mirror:
     def tidy(self) -> bool:
         """Count what there is."""
         if not self.bytes or time.monotonic() >= self._count_at:
-            with self._access.limited(OPEN_TIMEOUT):
+            with self._access.limited(OPEN_TIMEOUT, to_write=True):
                 self._count()
         return False
 

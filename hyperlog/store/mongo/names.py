@@ -12,7 +12,7 @@ import hashlib
 from typing import Final
 from urllib.parse import unquote
 
-__all__ = ["RECORDS", "bucket_of", "positions_name", "records_name", "words_name"]
+__all__ = ["RECORDS", "WORDS", "bucket_of", "positions_name", "records_name", "words_name"]
 
 RECORDS: Final = "records."
 WORDS: Final = "words."

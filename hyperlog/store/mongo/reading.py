@@ -254,7 +254,7 @@ class Reader:
             pipelines: list[list[_Stage]] = [
                 [
                     {"$match": one.terms},
-                    {"$group": {"_id": one.bucket, "count": {"$sum": 1}}},
+                    {"$group": {"_id": {"$literal": one.bucket}, "count": {"$sum": 1}}},
                 ]
                 for one in part
             ]

@@ -26,7 +26,6 @@ from hyperlog.store.records import StoredRecord
 __all__ = ["MongoStore"]
 
 MAX_QUESTIONS: Final = 4  # at a time; others wait
-OPEN_TIMEOUT: Final = 5.0  # s that are waited for MongoDB when the store is opened
 MAX_LIMIT: Final = 1000
 MIN_STEP: Final = 1000  # ms
 MAX_STEP: Final = 2**53
@@ -58,8 +57,8 @@ class MongoStore:
     # -- life
 
     async def __aenter__(self) -> MongoStore:
+        await trio.lowlevel.checkpoint()
         self.follower.start()
-        await trio.to_thread.run_sync(self.follower.wait_opened, OPEN_TIMEOUT)
         return self
 
     async def __aexit__(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import trio
@@ -49,9 +49,16 @@ class LogFiles:
 
     async def wait(self, timeout: float = TIMEOUT) -> None:
         """Until the store has caught up."""
-        with trio.fail_after(timeout):
-            while self.store.follower.behind:
-                await trio.sleep(POLL)
+        assert await trio.to_thread.run_sync(self.store.follower.wait_opened, timeout)
+        await until(lambda: not self.store.follower.behind, timeout)
+
+
+async def until(holds: Callable[[], object], timeout: float = TIMEOUT) -> None:
+    with trio.fail_after(timeout):
+        while True:
+            if holds():
+                return
+            await trio.sleep(POLL)
 
 
 def drop(members: ReplicaSet, database: str) -> None:
