@@ -90,9 +90,11 @@ def parse_web_address(text: str, *, allow_plain: bool = False) -> WebAddress:
 def _checked_host(host: str) -> str:
     if ":" in host:
         try:
-            return str(IPv6Address(host))
+            if "%" not in host:  # a zone means something to this machine alone
+                return str(IPv6Address(host))
         except ValueError:
-            raise ConfigError(f"{host[:64]!r} is no IPv6 address") from None
+            pass
+        raise ConfigError(f"{host[:64]!r} is no IPv6 address")
     try:
         host = host if host.isascii() else host.encode("idna").decode("ascii")
     except UnicodeError:

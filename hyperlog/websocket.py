@@ -132,6 +132,8 @@ class WebSocketChannel(trio.abc.Channel[bytes]):
             trio.ClosedResourceError: it was closed here.
         """
         while True:
+            if self._is_closed:
+                raise trio.ClosedResourceError("this connection is closed")
             message = await self._next_message()
             if message is not None:
                 return message
