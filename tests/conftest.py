@@ -12,6 +12,7 @@ from hypothesis import settings
 
 from tests.interop.harness import why_unavailable as why_no_javascript
 from tests.mongod import mongod, own_mongod, three_mongods, why_no_mongod
+from tests.web.panel.browser import why_no_browser
 
 __all__ = ["mongod", "own_mongod", "three_mongods"]  # fixtures for all tests
 
@@ -45,6 +46,7 @@ def why_no_rsyslogd() -> str | None:
 
 
 REQUIREMENTS = {
+    "browser": why_no_browser,
     "interop": why_no_javascript,
     "mongod": why_no_mongod,
     "tailer": why_no_rsyslogd,
