@@ -1,4 +1,4 @@
-"""The `hyperlog` command: serve, send, flush-spool, query, token, user, testnet, keygen.
+"""The `hyperlog` command: serve, send, flush-spool, query, reindex, token, user, testnet, keygen.
 
 stdout carries data, stderr talk. Exit status: 0 done, 1 failed, 2 wrong usage.
 """
@@ -34,6 +34,7 @@ from hyperlog.flushing import flush_spools
 from hyperlog.keyfile import create_keys
 from hyperlog.querying import add_query_options, run_query
 from hyperlog.records import LOG_LEVELS
+from hyperlog.reindexing import reindex
 from hyperlog.sending import send_records
 from hyperlog.serveoptions import add_server_options, server_options
 from hyperlog.server import Server
@@ -107,6 +108,7 @@ def build_parser() -> argparse.ArgumentParser:
         _add_send,
         _add_flush_spool,
         _add_query,
+        _add_reindex,
         _add_token,
         _add_user,
         _add_testnet,
@@ -271,6 +273,25 @@ def _add_query(commands: Any, shared: argparse.ArgumentParser) -> None:  # noqa:
     parser.set_defaults(run=_query)
 
 
+def _add_reindex(commands: Any, shared: argparse.ArgumentParser) -> None:  # noqa: ANN401 - private type
+    parser = commands.add_parser(
+        "reindex",
+        parents=[shared, _data_options()],
+        help="make the embedded store again from the log files",
+        description="Makes the embedded store again from all log files, beside the one that is "
+        "there, and then puts it in its place. The server must not be running.",
+    )
+    parser.add_argument(
+        "--keys",
+        type=Path,
+        default=DEFAULT_KEYS,
+        metavar="FILE",
+        help="the server's key pair (default: ./keys.dat)",
+    )
+    parser.add_argument("--json", action="store_true", help="progress on stdout as JSON lines")
+    parser.set_defaults(run=_reindex)
+
+
 def _add_token(commands: Any, shared: argparse.ArgumentParser) -> None:  # noqa: ANN401 - private type
     parser = commands.add_parser(
         "token",
@@ -389,6 +410,12 @@ def _flush_spool(options: argparse.Namespace) -> int:
 
 def _query(options: argparse.Namespace) -> int:
     return run_query(options, options.folder, options.data or options.folder / DATA_NAME)
+
+
+def _reindex(options: argparse.Namespace) -> int:
+    data = options.data or options.folder / DATA_NAME
+    reindex(options.folder, data, options.keys, as_json=options.json)
+    return 0
 
 
 def _token(options: argparse.Namespace) -> int:

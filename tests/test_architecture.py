@@ -100,9 +100,10 @@ ARROWS: dict[str, set[str]] = {
     "users": {"registry"},
     "throttle": {"limits"},
     "accounts": {"records", "registry", "users"},
+    "reindexing": {"keyfile", "store"},
     "querying": {"arguments", "quantities", "store"},
     "tokening": {"arguments", "quantities", "records", "tokens"},
-    "store": {"records", "sinks", "store"},
+    "store": {"diskspool", "records", "sinks", "store"},
     "tail": {"store"},
     "visits": {
         "connections",

@@ -131,6 +131,8 @@ class LogFollower:
         self._make = make
         self._ahead: Future[_Batch] | None = None
         self._executor = ThreadPoolExecutor(1, "hyperlog follower")
+        self.is_idle = False
+        """all that can be read is held: but for unfinished last lines nothing is behind"""
         self._inserted = 0
         self._failures = 0
         self._last_error: str | None = None
@@ -228,6 +230,7 @@ class LogFollower:
         if batch.is_full and self._reader.has_more:
             self._ahead = self._executor.submit(self._read_batch)
         if batch.positions:
+            self.is_idle = False
             self._insert(batch)
         now = time.monotonic()
         if now >= self._tidy_at:
@@ -236,6 +239,7 @@ class LogFollower:
                 self._tidy_at = now
             self._succeeded()
         elif self._ahead is None and not self._reader.has_more:
+            self.is_idle = not batch.size
             if batch.size:
                 self._pause(started + LINGER - now)
             else:

@@ -10,7 +10,6 @@ from typing import Final, Literal
 import trio
 
 from hyperlog.diskspool.lock import SessionLock
-from hyperlog.errors import StoreUnavailable
 from hyperlog.store.answers import Bin, Page, StoreStatistics, Top
 from hyperlog.store.follow import LogFollower
 from hyperlog.store.policy import StorePolicy
@@ -18,29 +17,14 @@ from hyperlog.store.query import Query
 from hyperlog.store.records import StoredRecord
 from hyperlog.store.sqlite import answering, topping
 from hyperlog.store.sqlite.asking import Asking
+from hyperlog.store.sqlite.locking import lock_database
 from hyperlog.store.sqlite.schema import check_library
 from hyperlog.store.sqlite.writer import DatabaseWriter, indexed_record_of
 
-__all__ = ["DATABASE", "EmbeddedStore", "lock_database"]
+__all__ = ["DATABASE", "EmbeddedStore"]
 
 DATABASE: Final = "store.sqlite"  # in the data folder
 OPEN_TIMEOUT: Final = 5.0  # s that are waited for the database when the store is opened
-
-
-def lock_database(path: Path) -> SessionLock:
-    """Make sure that no other process writes the database at `path`.
-
-    Raises:
-        StoreUnavailable: one does, or the folder cannot be written.
-    """
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = SessionLock.acquire(f"{path}.lock")
-    except OSError as error:
-        raise StoreUnavailable(f"{path.parent}: {error.strerror or error}") from error
-    if lock is None:
-        raise StoreUnavailable(f"a server that is running uses {path}: stop it first")
-    return lock
 
 
 class EmbeddedStore:
