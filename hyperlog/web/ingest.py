@@ -168,6 +168,11 @@ def peer_of(request: HTTPConnection) -> str:
 # -- log records
 
 
+async def post_root(request: Request) -> Response:
+    """For Lion Handler, which knows a server and no paths."""
+    return await post_logs(request)
+
+
 async def post_logs(request: Request) -> Response:
     arguments_of(request, ())
     claims = claims_of(request, "ingest")
@@ -400,7 +405,7 @@ ENDPOINTS: Final = (
     Endpoint(
         "POST",
         "/",
-        post_logs,
+        post_root,
         "Bring log records, for programs that know no path",
         _LOG_ANSWERS,
         body=_LOGS,

@@ -87,7 +87,7 @@ class LineCounter:
         for line in lines:
             if b'"gap":{' in line:
                 self._count_gap(line)
-            elif count_traces and b'"object":{' in line:
+            elif count_traces and b'"object":' in line:
                 self._count_trace(line)
 
     def _count_gap(self, line: bytes) -> None:

@@ -91,12 +91,13 @@ class EventStream(Response):
             body = b"".join(parts) or b": nothing new\n\n"
             await send({"type": "http.response.body", "body": body, "more_body": True})
 
-        headers = self.raw_headers
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
         if scope["method"] == "HEAD":
+            await send(start)
             await send({"type": "http.response.body", "body": b""})
             return
         with self._view.tail.subscribe(self._view.where) as viewer:
+            await send(start)
             await send_events([], 0)  # so that the other end knows that it is being served
             async with trio.open_nursery() as nursery:
                 end = nursery.cancel_scope.cancel
