@@ -100,9 +100,10 @@ def comparable(lines, key):
 
 
 def without_additions(lines):
-    """The lines without the fields that a Python client sends beside the original's."""
+    """The lines without what a Python client tells beside the original's."""
     for line in lines:
-        line.pop("parentObject", None)
+        for field in ("parentObject", "app", "instance"):
+            line.pop(field, None)
         for field in ("line", "column"):
             line.get("caller", {}).pop(field, None)
     return lines

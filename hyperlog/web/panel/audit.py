@@ -8,6 +8,7 @@ from typing import Final
 import msgspec
 import trio
 
+from hyperlog.errors import SinkError
 from hyperlog.intake import Intake
 from hyperlog.records import instance_source
 from hyperlog.senders import OWN_APPLICATION, Sender
@@ -43,6 +44,10 @@ class AuditLog:
     async def run(self) -> None:
         """Write entries until cancelled."""
         async for entry in self._receive:
-            for refusal in await self._intake.take(self._sender, [entry]):
+            try:
+                refusals = await self._intake.take(self._sender, [entry])
+            except SinkError as error:  # a full disk, say: the server goes on without it
+                refusals = [str(error)]
+            for refusal in refusals:
                 if refusal is not None:
                     logger.error("an audit entry was not written: %s", refusal)
