@@ -6,10 +6,9 @@ that follow each other: pasted as they are, they are found as a phrase. Of a lon
 MAX_WORD characters count. Scripts that put no spaces between words (Han, kana, Thai, …) have a word
 for each character. Text is compared in Unicode's form NFKC, case folded.
 
-The *values* of a record are all strings and numbers of its JSON, at any depth, and the message of
-a trace (`id Class.function`); not the names of members, and not `time`, `traceTimestamp` and
-`traceNumber`, which are asked for as fields and would only be noise here. A number is searched as
-JSON writes it.
+The *values* of a record are all strings and numbers of its JSON, at any depth, and its message; not
+the names of members, and not `time`, `traceTimestamp` and `traceNumber`, which are asked for as
+fields and would only be noise here. A number is searched as JSON writes it.
 
 `searched_text` puts the words of all values into one string, with SEPARATOR between values:
 
@@ -112,7 +111,7 @@ def _values(record: StoredRecord, members: dict[str, Any]) -> list[str]:
         _collect([value for name, value in members.items() if name not in LEFT_OUT], found)
     except RecursionError:  # far deeper than what a server accepts
         pass
-    if record.kind == "trace":
+    if record.message not in found:
         found.append(record.message)
     return found
 

@@ -367,6 +367,9 @@ HOSTILE_QUERIES = (
     "bucket:Cerco OR bucket:a.b OR bucket>=x",
     'session:"a session" OR session:- number>=9007199254740900',
     "props.a.a.a.a.a:* -props.a.b:*",
+    'traceTimestamp.x:"inner words" OR traceNumber.x:"inner number" OR traceNumber:7',
+    'message:"(no message)" OR message:. OR message:null OR message:17',
+    f'message:"{"long word " * 99}long wor…" OR message:"[1,\\"two\\",{{\\"three\\":3}}]"',
     "client_time:* -client_time>=2026-11-18T11:10:00Z",
 )
 HOSTILE_FIELDS = (

@@ -239,6 +239,7 @@ _BODIES = (
     '"server":3,"source":4,"bucket":5,"kind":6,"number":7,"instance":"8","client_time":9',
     '"id":7,"object":{"id":1,"className":5},"caller":{"functionName":null}',
     '"id":"","object":{},"caller":{}',
+    '"traceTimestamp":{"x":"inner words"},"traceNumber":[7,{"x":"inner number"}]',
     '"level":"INFO"',
     "",
 )

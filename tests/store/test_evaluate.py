@@ -103,9 +103,9 @@ def test_true(record, query):
     [
         "alice",
         "reated",
-        '"created user"',
+        '"created event"',
         '"created 7"',
-        "event",
+        "props",
         "true",
         "4711",
         "2026",
