@@ -61,7 +61,7 @@ WORD_INDEXES: Final = (IndexModel([("words", 1), ("last", -1)], name="words"),)
 
 
 class Mirror:
-    """A Destination; see there. `records` and `bytes` may be read in any thread."""
+    """A Destination; see there. Its public values may be read in any thread."""
 
     def __init__(
         self,
@@ -78,6 +78,9 @@ class Mirror:
         self.records = 0
         """of all servers, as last counted"""
         self.bytes = 0
+        self.is_open = False
+        self.tried = threading.Event()
+        """set once it is known whether MongoDB is there"""
         self._access = access
         self._positions = positions_name(server)
         self._ttl = None if ttl is None else round(ttl)
@@ -93,6 +96,14 @@ class Mirror:
         Raises:
             StoreUnavailable: MongoDB cannot be reached or refuses.
         """
+        try:
+            positions = self._open()
+            self.is_open = True
+        finally:
+            self.tried.set()
+        return positions
+
+    def _open(self) -> list[Position]:
         self.close()
         with self._access.limited(OPEN_TIMEOUT, to_write=True):
             found = list(self._access.to_write(self._positions).find())
@@ -109,6 +120,7 @@ class Mirror:
         ]
 
     def close(self) -> None:
+        self.is_open = False
         self._ready.clear()
 
     # -- records

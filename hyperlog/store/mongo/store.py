@@ -26,6 +26,7 @@ from hyperlog.store.records import StoredRecord
 __all__ = ["MongoStore"]
 
 MAX_QUESTIONS: Final = 4  # at a time; others wait
+OPEN_TIMEOUT: Final = 5.0  # s that are waited for MongoDB when the store is opened
 MAX_LIMIT: Final = 1000
 MIN_STEP: Final = 1000  # ms
 MAX_STEP: Final = 2**53
@@ -57,8 +58,9 @@ class MongoStore:
     # -- life
 
     async def __aenter__(self) -> MongoStore:
-        await trio.lowlevel.checkpoint()
+        """Waits until MongoDB has answered or refused, though not for long if it is away."""
         self.follower.start()
+        await trio.to_thread.run_sync(self._wait_opened, abandon_on_cancel=True)
         return self
 
     async def __aexit__(
@@ -68,6 +70,10 @@ class MongoStore:
         traceback: TracebackType | None,
     ) -> None:
         await self.aclose()
+
+    def _wait_opened(self) -> None:
+        if self._mirror.tried.wait(OPEN_TIMEOUT) and self._mirror.is_open:
+            self.follower.wait_opened(OPEN_TIMEOUT)
 
     async def aclose(self) -> None:
         """Copy no more, and let go of MongoDB."""
