@@ -59,6 +59,7 @@ class Destination:
         try:
             if path.exists() and path.read_bytes() == data:
                 return
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             # A name of its own, since several processes may do this at a time.
             new = path.with_name(f"{path.name}.{os.getpid()}")
             new.unlink(missing_ok=True)

@@ -37,7 +37,7 @@ from wsproto.events import (
 )
 from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
-from hyperlog.errors import BadGreeting, ServerRefused
+from hyperlog.errors import BadGreeting, HyperlogError, ServerRefused
 from hyperlog.webaddress import WebAddress
 
 if sys.platform != "win32":
@@ -376,12 +376,13 @@ class WebRoute:
         self._address = address
         self._token = token
         self._tls = tls
-        self._is_reachable = True
+        self._has_answered = False
+        """whether the last attempt failed although somebody answered"""
         self._lost_at: float | None = None
 
     async def connect(self) -> WebSocketChannel:
         """A new connection. Raises what `connect_websocket` raises."""
-        self._is_reachable = True
+        self._has_answered = True
         try:
             channel = await connect_websocket(self._address, token=self._token, tls=self._tls)
         except trio.TooSlowError:
@@ -391,8 +392,9 @@ class WebRoute:
         except ConnectionError:
             raise
         except OSError as err:
-            self._is_reachable = False
+            self._has_answered = False
             raise ConnectionError(f"{self._address} cannot be reached: {_first(err)}") from err
+        self._has_answered = False
         self._lost_at = None
         return channel
 
@@ -404,7 +406,9 @@ class WebRoute:
         """Nothing is kept."""
 
     async def wait_for_sign(self, limit: float, error: Exception | None = None) -> None:
-        """Return after `limit` seconds, or earlier when there is a server again where none was."""
+        """Return after `limit` seconds, or earlier when there is a server where none was after the
+        last connection ended with `error`."""
+        refused = self._has_answered or isinstance(error, HyperlogError)
         now = trio.current_time()
         if self._lost_at is None:
             self._lost_at = now
@@ -412,7 +416,7 @@ class WebRoute:
             while True:
                 patient = trio.current_time() - self._lost_at > PROBE_PATIENCE
                 await trio.sleep(PATIENT_PROBE_INTERVAL if patient else PROBE_INTERVAL)
-                if not self._is_reachable and await self._has_listener():
+                if not refused and await self._has_listener():
                     return
 
     async def _has_listener(self) -> bool:
