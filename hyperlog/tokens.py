@@ -230,7 +230,16 @@ class TokenAuthority:
         Raises:
             TokenError: it allows nothing of the kind; the text may be told to the sender.
         """
-        claims = self._verified(token)
+        try:
+            claims = self._verified(token)
+            known = claims.jti in self._tokens
+        except TokenError:
+            # Another process may have issued it a moment ago.
+            if not self._take_notice():
+                raise
+            claims, known = self._verified(token), True
+        if not known:
+            self._take_notice()
         refusal = self.refuses(claims, now)
         if refusal is not None:
             raise refusal
@@ -269,6 +278,12 @@ class TokenAuthority:
             return False
         self._load()
         return True
+
+    def _take_notice(self) -> bool:
+        try:
+            return self.reload()
+        except KeyFileError:
+            return False  # told by who reloads now and then
 
     def _verified(self, token: str) -> TokenClaims:
         """The claims of a token that we signed, whether they hold or not."""

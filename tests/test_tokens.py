@@ -132,9 +132,10 @@ def test_another_process_is_noticed(tmp_path, authority):
         assert authority.reload()
         assert refusal(authority, token) == "TOKEN_REVOKED"
         new, _ = other.issue("midas", now=NOW)
+        assert authority.verify(new, NOW, scope="ingest"), "a new one is looked for at once"
         other.rotate(NOW)
         newer, _ = other.issue("midas", now=NOW)
-        assert authority.reload()
+        assert authority.verify(newer, NOW, scope="ingest"), "its secret as well"
         assert authority.verify(new, NOW, scope="ingest")
         assert authority.verify(newer, NOW, scope="ingest")
         assert not authority.reload()
