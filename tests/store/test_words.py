@@ -58,9 +58,8 @@ def test_words_consist_of_themselves(text):
 def test_every_character_gives_words_that_consist_of_themselves():
     for code in range(sys.maxunicode + 1):
         if not 0xD800 <= code < 0xE000:
-            for text in (chr(code), f"a{chr(code)}b"):
-                words = words_of(text)
-                assert words_of(" ".join(words)) == words, hex(code)
+            words = words_of(f"{chr(code)} a{chr(code)}b")
+            assert words_of(" ".join(words)) == words, hex(code)
 
 
 @given(st.text())
