@@ -37,7 +37,7 @@ from hyperlog.store.sqlite.writer import KINDS, MAX_TIME, note_number
 from hyperlog.store.times import iso_ms
 from hyperlog.store.words import LEFT_OUT, scalar_text, words_of
 
-__all__ = ["ORIGIN_FIELDS", "Plan", "compile_query", "top_names"]
+__all__ = ["ORIGIN_FIELDS", "TRUE", "Plan", "compile_query", "top_names"]
 
 ORIGIN_FIELDS: Final = ("server", "source", "bucket", "instance", "key")
 COUNTED: Final = (*ORIGIN_FIELDS, "level", "kind")

@@ -34,7 +34,7 @@ class PathReader:
     def __init__(self, parts: list[str]) -> None:
         """ValueError for names that msgspec has no struct for."""
         self._structs: list[type[msgspec.Struct]] = []
-        self._joined: list[list[str]] = []
+        self._joined: list[list[bytes]] = []
         value: Any = Any
         for position in reversed(range(len(parts))):
             joined = [".".join(parts[position:end]) for end in range(position + 2, len(parts) + 1)]
@@ -44,7 +44,7 @@ class PathReader:
             renamed |= {f"joined{number}": name for number, name in enumerate(joined)}
             struct = msgspec.defstruct("Member", fields, rename=renamed, gc=False)
             self._structs.insert(0, struct)
-            self._joined.insert(0, [f"joined{number}" for number in range(len(joined))])
+            self._joined.insert(0, [name.encode() for name in joined])
             value = struct | list[Any] | str | int | float | bool | None
         self._decode = msgspec.json.Decoder(self._structs[0]).decode_lines
 
@@ -56,6 +56,7 @@ class PathReader:
             UnicodeDecodeError: alike.
         """
         nodes: list[Any] = self._decode(lines)
+        escaped = b"\\" in lines
         for struct, joined in zip(self._structs, self._joined, strict=True):
             values = [
                 node.member  # type: ignore[attr-defined]
@@ -65,10 +66,12 @@ class PathReader:
                 else MISSING
                 for node in nodes
             ]
-            for name in joined:
-                for position, node in enumerate(nodes):
-                    if type(node) is struct and getattr(node, name) is not UNSET:
-                        values[position] = OTHER
+            for number, name in enumerate(joined):
+                if escaped or name in lines:
+                    member = f"joined{number}"
+                    for position, node in enumerate(nodes):
+                        if type(node) is struct and getattr(node, member) is not UNSET:
+                            values[position] = OTHER
             nodes = values
         kinds = set(map(type, nodes))
         if list in kinds or dict in kinds:

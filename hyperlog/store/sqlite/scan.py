@@ -16,7 +16,7 @@ from msgspec import UNSET
 from hyperlog.store.evaluate import Reading
 from hyperlog.store.records import StoredRecord, decode_body, record_of
 from hyperlog.store.sqlite.asking import Question
-from hyperlog.store.sqlite.compiler import Plan
+from hyperlog.store.sqlite.compiler import TRUE, Plan
 from hyperlog.store.words import searched_text
 
 __all__ = ["Candidate", "Scan", "id_of", "source_of", "windows"]
@@ -140,7 +140,7 @@ class Scan:
         if ids is None:
             return []
         lines = text.split(b"\n")
-        self._resize(lines, text)
+        self._resize(len(lines), text)
         return [
             Candidate(int(id), int(level), line, self._sender(int(origin)), members)
             for id, origin, level, line, members in zip(
@@ -153,27 +153,32 @@ class Scan:
             )
         ]
 
-    def texts(self, first: int, end: int) -> Iterator[tuple[int, list[bytes], bytes]]:
-        """The lines alone, the newest first: the oldest id of a chunk, its lines and its text."""
+    def texts(self, first: int, end: int) -> Iterator[tuple[int, bytes]]:
+        """The lines alone, the newest first: the oldest id of a chunk, and its lines in one."""
         plan = self._plan
         for start, stop in windows(self._question, plan, first, end, newest_first=True):
             while start < stop:
-                source, values = source_of(plan, start, stop)
-                oldest, text = self._question.row(
-                    "select min(c.id), cast(group_concat(b.body, char(10)) as blob) "
-                    f"from (select r.id {source} order by {id_of(plan)} desc "
-                    f"limit {self._size}) c cross join bodies b on b.id = c.id",
+                values: list[Any] = []
+                if plan.match is None and plan.condition == TRUE:
+                    source = f"bodies where id >= {start} and id < {stop}"
+                    body, order = "select id, body", "id"
+                else:
+                    source, values = source_of(plan, start, stop)
+                    body = "select r.id, (select body from bodies where id = r.id) as body"
+                    source, order = source.removeprefix("from "), id_of(plan)
+                oldest, count, text = self._question.row(
+                    "select min(id), count(*), cast(group_concat(body, char(10)) as blob) "
+                    f"from ({body} from {source} order by {order} desc limit {self._size})",
                     values,
                 )
                 if oldest is None:
                     break
-                lines = text.split(b"\n")
-                self._resize(lines, text)
-                yield oldest, lines, text
+                self._resize(count, text)
+                yield oldest, text
                 stop = oldest
 
-    def _resize(self, lines: list[bytes], text: bytes) -> None:
-        self._size = min(max(CHUNK_SIZE * len(lines) // len(text), 16), MAX_CHUNK)
+    def _resize(self, count: int, text: bytes) -> None:
+        self._size = min(max(CHUNK_SIZE * count // len(text), 16), MAX_CHUNK)
 
     def _sender(self, origin: int) -> tuple[bytes, str]:
         known = self._senders.get(origin)

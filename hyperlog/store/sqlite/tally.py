@@ -107,7 +107,8 @@ def _value(key: _Value) -> Scalar:
 
 
 def _are_exact(values: Iterable[Scalar]) -> bool:
-    return all(-EXACT < value < EXACT for value in values if isinstance(value, float))
+    floats = [value for value in values if isinstance(value, float)]
+    return min(floats) > -EXACT and max(floats) < EXACT
 
 
 def _row(item: tuple[_Value, int]) -> tuple[str, str, Scalar, int]:

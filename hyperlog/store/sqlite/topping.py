@@ -131,16 +131,16 @@ class _Counting:
     def _count_paths(
         self, question: Question, plan: Plan, field: str, reader: PathReader
     ) -> Iterator[int]:
-        for id, lines, text in Scan(question, plan, frozenset()).texts(plan.first, plan.end):
+        for id, text in Scan(question, plan, frozenset()).texts(plan.first, plan.end):
             try:
                 found = reader.values(text)
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-                found = [OTHER] * len(lines)
+                found = [OTHER] * (text.count(b"\n") + 1)
             others = found.count(OTHER)
             self._records += len(found) - found.count(MISSING) - others
             self._tally.add([one for one in found if one is not MISSING and one is not OTHER])
             if others:
-                for one, line in zip(found, lines, strict=True):
+                for one, line in zip(found, text.split(b"\n"), strict=True):
                     if one is OTHER:
                         reading = _Line(line)
                         self._tally.add(field_values(reading, field))
