@@ -53,29 +53,28 @@ class Ingest:
 
     def _run(self) -> None:
         began = time.monotonic()
-        files = [open(self._folder / f"{source.hex()}.log", "ab", 0) for source in SOURCES]
         while not self._stopping:
             due = int((time.monotonic() - began) * RATE)
-            for number, (source, file) in enumerate(zip(SOURCES, files, strict=True)):
+            for number, source in enumerate(SOURCES):
                 lines = [line(n) for n in range(self.count, due) if n % len(SOURCES) == number]
                 if lines:
-                    file.write(b"\n".join(lines) + b"\n")
+                    with open(self._folder / f"{source.hex()}.log", "ab") as file:
+                        file.write(b"\n".join(lines) + b"\n")
                     self._store.lines_written(source, lines)
             self.count = max(due, self.count)
             time.sleep(0.01)
-        for file in files:
-            file.close()
 
 
 async def wait_for(store: EmbeddedStore, count: int) -> None:
     with trio.fail_after(30):
-        while store.follower.behind or store.statistics().records < count:
+        # A thread changes it:
+        while store.follower.behind or store.statistics().records < count:  # noqa: ASYNC110
             await trio.sleep(0.02)
 
 
 async def wait_until(condition) -> None:
     with trio.fail_after(30):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - threads change it
             await trio.sleep(0.02)
 
 
@@ -210,15 +209,17 @@ trio.run(main, Path(sys.argv[1]))
 """
 
 
+def follower_process(folder: Path) -> subprocess.Popen[bytes]:
+    arguments = [sys.executable, "-c", FOLLOW, str(folder), SERVER]
+    return subprocess.Popen(arguments, stdout=subprocess.PIPE)
+
+
 async def test_a_server_that_is_killed_again_and_again_holds_each_record_once(
     store, path, tmp_path
 ):
     with Ingest(tmp_path, store) as ingest:
         for patience in (0.2, 0.5, 0.9):
-            process = subprocess.Popen(
-                [sys.executable, "-c", FOLLOW, str(tmp_path), SERVER], stdout=subprocess.PIPE
-            )
-            with process:
+            with follower_process(tmp_path) as process:
                 assert process.stdout is not None
                 assert await trio.to_thread.run_sync(process.stdout.readline) == b"open\n"
                 await trio.sleep(patience)
@@ -228,10 +229,7 @@ async def test_a_server_that_is_killed_again_and_again_holds_each_record_once(
 
 
 async def test_a_store_that_another_process_uses_is_not_opened(store, tmp_path):
-    process = subprocess.Popen(
-        [sys.executable, "-c", FOLLOW, str(tmp_path), SERVER], stdout=subprocess.PIPE
-    )
-    with process:
+    with follower_process(tmp_path) as process:
         assert process.stdout is not None
         assert await trio.to_thread.run_sync(process.stdout.readline) == b"open\n"
         with pytest.raises(StoreUnavailable, match="stop it first"):
