@@ -118,6 +118,7 @@ class Client:
             RuntimeError: started before; a stopped client stays stopped, make another one.
         """
         shipper = self._begin(server, options, self._start_worker)
+        shipper.bell.waiting = False  # what is traced until then does not start the thread
         shipper.load_initial_props()
         shipper.bell.ring()
 
@@ -223,10 +224,12 @@ class Client:
         return shipper
 
     def _start_worker(self) -> None:
-        shipper = self._shipper
-        assert shipper is not None
-        self._worker = Worker("hyperlog", shipper.run)
-        self._worker.start()
+        with self._lock:  # two threads may have rung
+            shipper = self._shipper
+            if shipper is None or self._worker is not None:
+                return
+            self._worker = Worker("hyperlog", shipper.run)
+            self._worker.start()
         multiprocessing = sys.modules.get("multiprocessing.util")
         if multiprocessing is not None:
             # Children of multiprocessing end without atexit; in any other process this is one more
