@@ -1,8 +1,4 @@
-"""Settings of a server and a client, checked once, before anything runs.
-
-Everything that a person types (addresses, keys) is parsed here, so that a mistake is told where it
-was made and not after a connection was tried with it.
-"""
+"""Settings of a server and a client, checked once, before anything runs."""
 
 from __future__ import annotations
 
@@ -20,6 +16,15 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypedDict
 import trio
 
 from hyperlog.access import AccessPolicy
+from hyperlog.addresses import (
+    Address,
+    parse_address,
+    parse_bind,
+    parse_bootstrap,
+    parse_host_name,
+    parse_mongo,
+    parse_public_key,
+)
 from hyperlog.destination import web_spool_name
 from hyperlog.dht import BOOTSTRAP_NODES, KeyPair
 from hyperlog.diskspool import DEFAULT_MAX_SPOOL_BYTES, LEAST_MAX_SPOOL_BYTES
@@ -34,6 +39,7 @@ if TYPE_CHECKING:
     import ssl
 
 __all__ = [
+    "Address",
     "ClientConfig",
     "ClientOptions",
     "ServerConfig",
@@ -53,7 +59,6 @@ __all__ = [
 
 logger = logging.getLogger("hyperlog.config")
 
-Address: TypeAlias = tuple[str, int]
 Props: TypeAlias = Mapping[str, Any]
 Channel: TypeAlias = trio.abc.Channel[bytes]
 
@@ -64,7 +69,6 @@ DEFAULT_HTTP: Final = "127.0.0.1:8787"  # of `hyperlog serve`
 DATA_FOLDER: Final = ".hyperlog"  # in the log folder, unless another place is told
 DEFAULT_MAX_LINE: Final = 64 * 1024  # bytes; above that many tailers cut or drop lines
 MIN_MAX_LINE: Final = 4096  # bytes; what identifies a record has to fit
-MAX_BOOTSTRAP: Final = 64  # nodes
 MAX_APPLICATION_NAME: Final = 64  # characters
 MAX_TOKEN: Final = 8192  # characters, as many as a hello may have
 MAX_NAME: Final = 64  # characters of an application's or an instance's name
@@ -72,104 +76,7 @@ MAX_NAME: Final = 64  # characters of an application's or an instance's name
 # Here, since `import hyperlog` alone should not cost the import of logging.
 logging.getLogger("hyperlog").addHandler(logging.NullHandler())
 
-_MONGO = re.compile(r"mongodb(\+srv)?://[\x21-\x7e]+")
-_IPV6 = re.compile(r"\[[0-9A-Fa-f:.]{2,45}\]")
-_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?\.?")
 _SPOOL_NAME = re.compile(r"([0-9a-f]{64})-([0-9a-f]{16})")
-_KEY = re.compile(r"[0-9a-fA-F]{64}")
-
-
-def parse_address(text: str) -> Address:
-    """The (host, port) of `HOST:PORT`; the host is an IPv4 address or a name.
-
-    Raises:
-        ConfigError: it is something else.
-    """
-    host, colon, port = text.strip().rpartition(":")
-    if not colon or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
-        raise ConfigError(f"{text!r} is no HOST:PORT; write it like 203.0.113.7:49737")
-    if not _HOST.fullmatch(host):
-        raise ConfigError(f"{host!r} is no IPv4 address or host name (HyperDHT runs on IPv4)")
-    return host, int(port)
-
-
-def parse_bind(text: str) -> Address:
-    """The (host, port) to serve HTTP at, of `HOST:PORT` or `[IPV6]:PORT`; port 0 is any.
-
-    Raises:
-        ConfigError: it is something else.
-    """
-    host, colon, port = text.strip().rpartition(":")
-    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
-        raise ConfigError(f"{text!r} is no HOST:PORT; write it like {DEFAULT_HTTP}")
-    if _IPV6.fullmatch(host):
-        return host[1:-1], int(port)
-    if not _HOST.fullmatch(host):
-        raise ConfigError(f"{host!r} is no address or host name to serve HTTP at")
-    return host, int(port)
-
-
-def parse_host_name(text: str) -> str:
-    """A name that requests may give in their Host header, in lower case, without a port.
-
-    Raises:
-        ConfigError: it is none.
-    """
-    if not _HOST.fullmatch(text) and not _IPV6.fullmatch(text):
-        raise ConfigError(f"{text!r} is no host name; write it like logs.example.org, without port")
-    return text.lower()
-
-
-def parse_mongo(uri: str) -> str:
-    """The address of a MongoDB server.
-
-    Raises:
-        ConfigError: it is none; the text does not repeat it, for it may have a password in it.
-    """
-    if not isinstance(uri, str) or not _MONGO.fullmatch(uri):
-        raise ConfigError("that is no MongoDB address; it begins with mongodb:// or mongodb+srv://")
-    return uri
-
-
-def parse_bootstrap(nodes: Iterable[str | Address]) -> tuple[Address, ...]:
-    """Bootstrap nodes given as `HOST:PORT` or as (host, port).
-
-    Raises:
-        ConfigError: an item is something else, or there are more than MAX_BOOTSTRAP.
-    """
-    if isinstance(nodes, str):
-        nodes = [nodes]
-    parsed = []
-    for node in nodes:
-        if isinstance(node, tuple | list) and len(node) == 2:
-            node = f"{node[0]}:{node[1]}"
-        if not isinstance(node, str):
-            raise ConfigError(f"{node!r} is no bootstrap node; write it like 203.0.113.7:49737")
-        parsed.append(parse_address(node))
-    if len(parsed) > MAX_BOOTSTRAP:
-        raise ConfigError(f"{len(parsed)} bootstrap nodes are too many, {MAX_BOOTSTRAP} at most")
-    return tuple(parsed)
-
-
-def parse_public_key(key: str | bytes) -> bytes:
-    """The 32 bytes of a public key given as such or as 64 hex digits.
-
-    Raises:
-        ConfigError: it is something else.
-    """
-    if isinstance(key, bytes | bytearray):
-        if len(key) != 32:
-            raise ConfigError(f"a server key has 32 bytes, got {len(key)}")
-        return bytes(key)
-    if not isinstance(key, str):
-        raise ConfigError(f"a server key is text or bytes, not {type(key).__name__}")
-    text = key.strip()
-    if not _KEY.fullmatch(text):
-        raise ConfigError(
-            f"a server key is the 64 hex digits that the server prints when it starts, got "
-            f"{len(text)} characters" + ("" if len(text) != 64 else ", not all of them hex digits")
-        )
-    return bytes.fromhex(text)
 
 
 def application_name() -> str:

@@ -51,7 +51,8 @@ class LiveConnection:
     round_trip_time: float | None = None
     """s"""
     records: int = 0
-    bytes: int = 0
+    size: int = 0
+    """bytes of messages"""
     dropped: int = 0
     """records that were told to be lost, or could not be taken"""
     last_message: bytes = b""
@@ -78,7 +79,7 @@ class _Instance:
     """stands for requests of their own"""
     records: int = 0
     """of connections that are closed, like the two that follow"""
-    bytes: int = 0
+    size: int = 0
     dropped: int = 0
     last_error: str | None = None
 
@@ -96,7 +97,7 @@ class _Instance:
 
     def add_up(self, connection: LiveConnection) -> None:
         self.records += connection.records
-        self.bytes += connection.bytes
+        self.size += connection.size
         self.dropped += connection.dropped
 
 
@@ -177,7 +178,7 @@ class ConnectionManager:
             entry.posted = posted
         posted.socket, posted.seen_at = socket, now
         posted.records += records
-        posted.bytes += size
+        posted.size += size
         posted.dropped += dropped
         posted.last_message = last_message[:HEAD_SIZE]
         posted.last_message_at = self._wall_clock()
@@ -261,7 +262,7 @@ def _describe(instance: _Instance, live: list[LiveConnection], offset: float) ->
         "path": newest.path,
         "round_trip_time": newest.round_trip_time,
         "records": instance.records + sum(connection.records for connection in every),
-        "bytes": instance.bytes + sum(connection.bytes for connection in every),
+        "bytes": instance.size + sum(connection.size for connection in every),
         "dropped": instance.dropped + sum(connection.dropped for connection in every),
         "lag": newest.lag,
         "key": newest.key,

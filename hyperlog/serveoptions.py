@@ -101,7 +101,7 @@ def server_options(options: argparse.Namespace) -> ServerOptions:
 def _store(options: argparse.Namespace) -> Literal["sqlite", "mongo"] | None:
     if options.store is None:
         return "sqlite" if _has_search() else None
-    return None if options.store == "off" else options.store  # type: ignore[no-any-return]
+    return None if options.store == "off" else options.store
 
 
 def _mongo(options: argparse.Namespace) -> str | None:

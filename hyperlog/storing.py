@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Final, Protocol
 
 import trio
@@ -26,12 +27,8 @@ logger = logging.getLogger("hyperlog.storing")
 RETRY: Final = 5.0  # s between two attempts to open a store
 
 
-class _Following(Store, Protocol):
+class _Following(Store, AbstractAsyncContextManager[object], Protocol):
     """A store that is fed by following log files while it is open."""
-
-    async def __aenter__(self) -> object: ...
-
-    async def __aexit__(self, *exc_info: object) -> object: ...
 
     def lines_written(self, source: bytes, lines: Sequence[bytes]) -> None: ...
 

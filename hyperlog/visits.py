@@ -369,7 +369,7 @@ class Visits:
         if live is None:
             return
         live.records, live.dropped = conversation.records, conversation.dropped
-        live.bytes += sum(map(len, batch))
+        live.size += sum(map(len, batch))
         last = batch[-1]
         if last:
             start = last.rfind(b"\n") + 1

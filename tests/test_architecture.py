@@ -63,8 +63,10 @@ ARROWS: dict[str, set[str]] = {
     "keyfile": {"dht"},
     "destination": set(),
     "webaddress": set(),
+    "addresses": set(),
     "config": {
         "access",
+        "addresses",
         "destination",
         "dht",
         "diskspool",

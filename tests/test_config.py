@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hyperlog import control
+from hyperlog.addresses import MAX_BOOTSTRAP
 from hyperlog.config import (
-    MAX_BOOTSTRAP,
     MAX_TOKEN,
     ClientConfig,
     ServerConfig,

@@ -65,7 +65,7 @@ def test_the_applications_have_the_form_that_was_agreed(manager, time):
     open_one(manager, instance="c4")
     open_one(manager, "midas", "1")
     time.now += 5
-    connection.records, connection.bytes, connection.dropped = 3, 1200, 1
+    connection.records, connection.size, connection.dropped = 3, 1200, 1
     connection.round_trip_time = 0.02
     made_at = iso_time(time.wall_clock() - 1.5)
     connection.last_message = f'{{"traceTimestamp":"{made_at}","traceSessionId":"1"'.encode()
@@ -120,7 +120,7 @@ def test_one_instance_name_in_two_applications_is_two_instances(manager):
 
 def test_a_reconnect_goes_on_counting_and_begins_a_new_time(manager, time):
     connection = open_one(manager)
-    connection.records, connection.bytes, connection.dropped = 10, 1000, 2
+    connection.records, connection.size, connection.dropped = 10, 1000, 2
     manager.closed(connection, "connection reset by peer")
     time.now += 30
     connection = open_one(manager)
