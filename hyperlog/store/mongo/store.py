@@ -18,8 +18,10 @@ from hyperlog.errors import QueryError
 from hyperlog.store.answers import Bin, Page, StoreStatistics, Top
 from hyperlog.store.follow import LogFollower
 from hyperlog.store.mongo.access import Access
+from hyperlog.store.mongo.branches import Branches, Question
+from hyperlog.store.mongo.counting import Counting
 from hyperlog.store.mongo.mirror import Mirror
-from hyperlog.store.mongo.reading import Order, Place, Question, Reader
+from hyperlog.store.mongo.reading import Order, Place, Reader
 from hyperlog.store.query import Has, Query, check
 from hyperlog.store.records import StoredRecord
 
@@ -52,7 +54,9 @@ class MongoStore:
         self._mirror = Mirror(self._access, server, ttl=ttl)
         self.follower = LogFollower(folder, self._mirror, server)
         self._mirror.breathe = self.follower.breathe
-        self._reader = Reader(self._access)
+        branches = Branches(self._access)
+        self._reader = Reader(branches)
+        self._counting = Counting(branches)
         self._limiter = trio.CapacityLimiter(MAX_QUESTIONS)
 
     # -- life
@@ -111,13 +115,13 @@ class MongoStore:
 
     async def count(self, query: Query) -> int:
         check(query.where)
-        return await self._ask(lambda question: self._reader.count(question, query))
+        return await self._ask(lambda question: self._counting.count(question, query))
 
     async def histogram(self, query: Query, *, step: int) -> list[Bin]:
         check(query.where)
         if not MIN_STEP <= step <= MAX_STEP:
             raise QueryError(f"a step of {step} ms, at least {MIN_STEP} are counted")
-        return await self._ask(lambda question: self._reader.histogram(question, query, step))
+        return await self._ask(lambda question: self._counting.histogram(question, query, step))
 
     async def top(
         self,
@@ -131,7 +135,7 @@ class MongoStore:
         check(query.where)
         check(Has(field))
         _check_limit(limit)
-        return await self._ask(lambda question: self._reader.top(question, query, field, limit))
+        return await self._ask(lambda question: self._counting.top(question, query, field, limit))
 
     async def _ask(self, answer: Callable[[Question], Answer]) -> Answer:
         question = Question()
