@@ -49,11 +49,11 @@ SRV: Final = "mongodb+srv://"
 UNKNOWN: Final = re.compile(r"Unknown option: (\w+)")
 FORM: Final = "mongodb://USER:PASSWORD@HOST:PORT/DATABASE?replicaSet=NAME"
 
-BAD_VALUE: Final = 2
 UNAUTHORIZED: Final = 13
 AUTHENTICATION_FAILED: Final = 18
-MAX_TIME_EXPIRED: Final = 50
 DUPLICATE_KEY: Final = 11000
+NAMES: Final = {121: "DocumentValidationFailure", 14031: "OutOfDiskSpace"}
+"""of codes that come without"""
 
 
 class Access:
@@ -67,14 +67,21 @@ class Access:
         self._uri = uri
         self._lock = threading.Lock()
         self._client: MongoClient[Document] | None = None
+        self._closed = False
         self.place, self.database_name, self._options = _parsed(uri)
 
     def __repr__(self) -> str:
         return f"<Access to {self.place}, database {self.database_name}>"
 
     def database(self) -> Database[Document]:
-        """May block on DNS the first time."""
+        """May block on DNS the first time.
+
+        Raises:
+            StoreUnavailable: it is closed.
+        """
         with self._lock:
+            if self._closed:
+                raise StoreUnavailable(f"the connection to MongoDB at {self.place} is closed")
             if self._client is None:
                 self._client = MongoClient(self._uri, **self._options)
             # Dates are 64 bit of milliseconds, many more years than Python's datetime has.
@@ -96,8 +103,9 @@ class Access:
         )
 
     def close(self) -> None:
-        """Let go of all connections; the next use makes new ones."""
+        """Let go of all connections; what is being asked ends with an error."""
         with self._lock:
+            self._closed = True
             client, self._client = self._client, None
         if client is not None:
             client.close()
@@ -222,4 +230,5 @@ def _of_bulk(error: BulkWriteError) -> str:
 
 def _code_name(code: int | None, details: object) -> str:
     name = details.get("codeName") if isinstance(details, dict) else None
+    name = name or NAMES.get(code or 0)
     return f"{name} ({code})" if name else f"error {code}"

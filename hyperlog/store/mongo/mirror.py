@@ -11,6 +11,7 @@ those of a block has an entry for each word once, and leads to few records all t
 
 from __future__ import annotations
 
+import logging
 import re
 import threading
 import time
@@ -19,7 +20,9 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Final, TypeAlias
 
+import bson
 from bson import DatetimeMS, ObjectId
+from bson.errors import BSONError
 from pymongo import IndexModel, ReplaceOne
 from pymongo.errors import BulkWriteError
 
@@ -45,6 +48,9 @@ COUNT_INTERVAL: Final = 60.0  # s between two looks at how much there is
 TTL_INDEX: Final = "received"
 OURS: Final = {"$regex": f"^({re.escape(RECORDS)}|{re.escape(WORDS)})"}
 
+MAX_DOCUMENT: Final = 16 * 1024 * 1024  # bytes
+UNFIT: Final = (BSONError, OverflowError, UnicodeError)
+
 SERVER_BITS: Final = 12  # of a sequence, so that two servers hardly ever have the same
 SEQUENCES_PER_SECOND: Final = 100_000  # more than MongoDB takes; 64 bits last for centuries
 
@@ -58,6 +64,9 @@ RECORD_INDEXES: Final = (
     IndexModel([("wild", 1), *TIME], name="wild", partialFilterExpression={"wild": True}),
 )
 WORD_INDEXES: Final = (IndexModel([("words", 1), ("last", -1)], name="words"),)
+
+
+logger = logging.getLogger("hyperlog.store.mongo")
 
 
 class Mirror:
@@ -183,9 +192,15 @@ class Mirror:
         with self._access.limited(WRITE_TIMEOUT, to_write=True):
             blocks = self._access.to_write(words_name(bucket))
             blocks.insert_one(words)
+            records = self._access.to_write(records_name(bucket))
             known = 0
             try:
-                self._access.to_write(records_name(bucket)).insert_many(documents, ordered=False)
+                try:
+                    records.insert_many(documents, ordered=False)
+                except UNFIT:
+                    documents = _fit(documents)
+                    if documents:
+                        records.insert_many(documents, ordered=False)
             except BulkWriteError as error:
                 details: Any = error.details or {}
                 failures = details.get("writeErrors", [])
@@ -302,6 +317,20 @@ def _blocks(numbered: Sequence[_Numbered]) -> Iterator[tuple[str, list[_Numbered
             block.append(one)
             size += length
         yield bucket, block
+
+
+def _fit(documents: Sequence[Document]) -> list[Document]:
+    """Those that BSON can hold. None should be unfit, but if one were it would be in the way of all
+    that come after it, for ever."""
+    fit = []
+    for document in documents:
+        try:
+            if len(bson.encode(document)) <= MAX_DOCUMENT:
+                fit.append(document)
+        except UNFIT:
+            pass
+    logger.error("records that MongoDB cannot hold: %d", len(documents) - len(fit))
+    return fit
 
 
 def _position_id(position: Position) -> str:

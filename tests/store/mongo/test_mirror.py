@@ -10,6 +10,7 @@ from bson.decimal128 import Decimal128
 
 from hyperlog.records import instance_source
 from hyperlog.store.language import parse
+from hyperlog.store.mongo.documents import document_of
 from hyperlog.store.mongo.names import positions_name
 from hyperlog.store.query import Compare, Query
 from tests.store.contract import mixed_lines, records_of
@@ -159,6 +160,25 @@ async def test_lines_of_megabytes_are_held_and_found(mongod, database, tmp_path)
         assert sorted(record.number for record in found.records) == [1, 3]
         assert {record.body for record in found.records} == {lines[0][1], lines[2][1]}
         assert await files.store.count(Query(parse("needle"))) == 2
+
+
+async def test_a_record_that_bson_cannot_hold_is_in_nobodys_way(
+    mongod, database, tmp_path, monkeypatch, caplog
+):
+    def document_with_one_unfit(record, *arguments):
+        document = document_of(record, *arguments)
+        return document | {"unfit": 2**64} if record.number == 7 else document
+
+    monkeypatch.setattr("hyperlog.store.mongo.mirror.document_of", document_with_one_unfit)
+    line = (
+        b'{"time":"2026-11-20T00:00:00.000Z","traceSessionId":"1","traceNumber":%d,"message":"m"}'
+    )
+    files = LogFiles(tmp_path / "logs", mongod.uri(database))
+    async with files.store:
+        await files.add([(bytes(32), line % number) for number in range(20)])
+        assert await files.store.count(Query()) == 19
+        assert files.store.statistics().last_error is None
+    assert "records that MongoDB cannot hold: 1" in caplog.text
 
 
 async def test_what_others_put_there_is_left_alone(mongod, database, tmp_path):
