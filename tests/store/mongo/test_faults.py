@@ -131,6 +131,13 @@ async def test_a_stopped_mongod_keeps_nobody_waiting(own_mongod, tmp_path):
             await trio.sleep(0.01)
             lag = max(lag, trio.current_time() - begun)
         assert files.store.statistics().behind > 0
+        begun = trio.current_time()
+        with trio.move_on_after(0.1) as scope:
+            await files.store.count(Query())
+        assert scope.cancelled_caught
+        with pytest.raises(StoreUnavailable, match=r"not answered within 1 s|cannot be reached"):
+            await files.store.count(Query())
+        assert trio.current_time() - begun < 4
         member.send(signal.SIGCONT)
         await held_some(files)
         ingest.going = False
