@@ -6,8 +6,9 @@ A token for one application sees the records of that bucket alone, whatever it a
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -26,6 +27,7 @@ from hyperlog.tokens import EVERY_APPLICATION
 from hyperlog.web.auth import claims_of, readable_bucket
 from hyperlog.web.endpoint import Answer, Arguments, Endpoint, Parameter, arguments_of
 from hyperlog.web.problems import Problem
+from hyperlog.web.progress import ProgressStream
 from hyperlog.web.recordjson import RECORD, encode_record, record_members
 from hyperlog.web.state import service_of
 
@@ -279,15 +281,26 @@ _FACETS: Final = (
 async def get_facets(request: Request) -> Response:
     arguments = arguments_of(request, _FACETS)
     query = _query(request, arguments)
-    async with _asking(request) as store:
-        top: Top = await store.top(query, arguments["field"], limit=arguments["limit"])
+    field, limit = arguments["field"], arguments["limit"]
+
+    async def count(report: Callable[[Top], object] | None = None) -> bytes:
+        async with _asking(request) as store:
+            return _facet(field, await store.top(query, field, limit=limit, report=report))
+
+    if "text/event-stream" in request.headers.get("accept", ""):
+        return ProgressStream(count, partial(_facet, field))
+    return Response(await count(), media_type="application/json")
+
+
+def _facet(field: str, top: Top) -> bytes:
     values = [{"value": value, "count": count} for value, count in top.values]
-    return json_response(
+    return _encode(
         {
-            "field": arguments["field"],
+            "field": field,
             "values": values,
             "distinct": top.distinct,
             "records": top.records,
+            "fraction": top.fraction,
         }
     )
 
@@ -355,6 +368,10 @@ _VALUES: Final = {
         },
         "distinct": {"type": "integer"},
         "records": {"type": "integer", "description": "that have the field"},
+        "fraction": {
+            "type": "number",
+            "description": "of the records asked about, how many have been looked at; 1 at the end",
+        },
     },
 }
 
@@ -399,7 +416,7 @@ ENDPOINTS: Final = (
         "/api/v1/facets",
         get_facets,
         "The most frequent values of a field",
-        {200: Answer("The most frequent first", _VALUES)},
+        {200: Answer("The most frequent first; with Accept: text/event-stream, events", _VALUES)},
         _FACETS,
         scope="read",
     ),

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
+from hyperlog.limits import Limiter
 from hyperlog.web import api, health, ingest, live, metrics
 from hyperlog.web.endpoint import Answer, Endpoint, arguments_of
 from hyperlog.web.guard import Guard
@@ -61,7 +62,7 @@ def create_app(service: Service, routes: Sequence[BaseRoute] = ()) -> Starlette:
         exception_handlers={HTTPException: _answer_error},
     )
     app.router.redirect_slashes = False
-    shared = Shared(service)
+    shared = Shared(service, Limiter(service.config.limits))
     service.tail.observers = (*service.tail.observers, shared.lines.lines_written)
     app.state.shared = shared
     return app

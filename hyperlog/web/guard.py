@@ -163,7 +163,8 @@ class _Exchange:
     async def finish(self) -> None:
         """Let a WebSocket's peer read why it was closed."""
         if self._is_websocket:
-            await self._discard()
+            if self._accepted:
+                await self._discard()
             # Hypercorn waits for room in a queue that nobody reads any more.
             self._scope["state"]["connection"].end()
 

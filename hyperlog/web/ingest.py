@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
+import trio
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.websockets import WebSocket
@@ -34,6 +35,7 @@ __all__ = ["ENDPOINTS", "ingest_websocket"]
 
 INSTANCE_HEADER: Final = "X-Hyperlog-Instance"
 MAX_INSTANCES: Final = 64  # of one request
+MAX_DELAY: Final = 5.0  # s that a request waits because of its token's rate
 MAX_ERRORS: Final = 1000  # refused records that an answer tells of
 MISMATCH: Final = "TOKEN_MISMATCH"
 
@@ -69,6 +71,7 @@ class Delivery:
                 field="instance",
                 limit=MAX_INSTANCES,
             )
+        await self._pace()
         try:
             # One after the other: what was written when another cannot be is told, not guessed.
             for instance, records in self._instances.items():
@@ -78,6 +81,19 @@ class Delivery:
         except SinkError as error:
             raise self._unavailable(error, 503) from error
         self.errors.sort(key=lambda error: error[0])
+
+    async def _pace(self) -> None:
+        """Wait if the token's senders together bring more than one may; what they bring to each
+        instance is counted by the intake."""
+        messages = [message for records in self._instances.values() for _, message in records]
+        limiter, token = shared_of(self._request).limiter, self._claims.jti.encode()
+        owed = limiter.spend(token, 0, 0, time.monotonic())
+        if owed > MAX_DELAY:
+            raise Problem(
+                429, "this token brings more than is allowed", code="LIMIT", retry_after=owed
+            )
+        delay = limiter.spend(token, len(messages), sum(map(len, messages)), time.monotonic())
+        await trio.sleep(min(delay, MAX_DELAY))
 
     def _sort(self, index: int, entry: Entry) -> BadField | None:
         """Put a record to the others of its instance; or why the token does not allow it."""
@@ -221,6 +237,16 @@ async def post_otlp_traces(request: Request) -> Response:
 
 
 async def _take_otlp(
+    request: Request, parse: Callable[[bytes, float], list[Parsed]], rejected: str
+) -> Response:
+    try:
+        return await _answer_otlp(request, parse, rejected)
+    except Problem as problem:
+        problem.members["message"] = problem.detail  # where exporters look for it
+        raise
+
+
+async def _answer_otlp(
     request: Request, parse: Callable[[bytes, float], list[Parsed]], rejected: str
 ) -> Response:
     arguments_of(request, ())

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 
 from starlette.requests import HTTPConnection
 
+from hyperlog.limits import Limiter
 from hyperlog.web.body import BodyRoom
+from hyperlog.web.httpserver import HTTPServer
 from hyperlog.web.linecount import LineCounter
 from hyperlog.web.recordjson import RecordTexts
 from hyperlog.web.service import Service
-from hyperlog.web.serving import HTTPServer
 
 __all__ = ["Shared", "service_of", "shared_of"]
 
@@ -21,6 +22,8 @@ class Shared:
     """Of one application; it is its `state.shared`."""
 
     service: Service
+    limiter: Limiter
+    """counts by token"""
     room: BodyRoom = field(default_factory=BodyRoom)
     texts: RecordTexts = field(default_factory=RecordTexts)
     lines: LineCounter = field(default_factory=LineCounter)

@@ -12,7 +12,9 @@ import trio
 from trio_websocket import open_websocket_url
 
 from hyperlog.dht import KeyPair
+from hyperlog.errors import StoreUnavailable
 from hyperlog.server import Server
+from hyperlog.store.query import Query
 from hyperlog.web import create_app, serve_http
 
 LOGS = "/api/v1/logs"
@@ -100,8 +102,20 @@ async def site(folder, **options):
     ):
         app = create_app(server)  # beside the server's own: what it counts can be looked at here
         address = await nursery.start(partial(serve_http, app, ("127.0.0.1", 0)))
+        if server.store is not None:
+            await _is_ready(server.store)
         yield Site(server, app, address)
         nursery.cancel_scope.cancel()
+
+
+async def _is_ready(store):
+    with trio.fail_after(10):
+        while True:
+            try:
+                await store.count(Query())
+                return
+            except StoreUnavailable:  # it is being opened
+                await trio.sleep(0.01)
 
 
 async def until(condition, timeout=10.0):

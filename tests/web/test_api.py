@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from datetime import datetime
 
@@ -93,7 +94,14 @@ async def test_counts_by_time_and_the_most_frequent_values(tmp_path):
                 "values": [{"value": n, "count": c} for n, c in ((0, 17), (1, 17), (2, 16))],
                 "distinct": 3,
                 "records": 50,
+                "fraction": 1.0,
             }
+            events = await client.get(
+                "/api/v1/facets?field=attributes.user", headers={"Accept": "text/event-stream"}
+            )
+            assert events.headers["content-type"].startswith("text/event-stream")
+            *_, last, _ = events.text.split("\n\n")
+            assert last == "event: result\ndata: " + json.dumps(facets, separators=(",", ":"))
 
 
 async def test_a_token_sees_its_own_application_alone(tmp_path):

@@ -11,7 +11,7 @@ from trio_websocket import ConnectionClosed
 
 from hyperlog.control import encode_batch
 from hyperlog.limits import ServerLimits
-from hyperlog.web import serving
+from hyperlog.web import httpserver
 from tests.web.site import open_session, record, site, until
 
 SESSION = "123456789"
@@ -113,7 +113,7 @@ async def test_a_restarted_server_remembers_what_it_has(tmp_path):
 async def test_a_message_above_the_limit_ends_the_connection(tmp_path):
     async with site(tmp_path) as here, here.websocket(token=here.token()) as websocket:
         await open_session(websocket)
-        await websocket.send_message(b"x" * (serving.MAX_WEBSOCKET_MESSAGE + 1))
+        await websocket.send_message(b"x" * (httpserver.MAX_WEBSOCKET_MESSAGE + 1))
         with pytest.raises(ConnectionClosed) as caught, trio.fail_after(10):
             await websocket.get_message()
         assert caught.value.reason.code == 1009
