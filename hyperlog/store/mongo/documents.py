@@ -45,7 +45,8 @@ DOLLAR: Final = "\uff04"
 MAX_DEPTH: Final = 64  # of containers in `json`; BSON has 180
 MAX_BODY: Final = 1024 * 1024  # bytes of a line that is kept as it is, and with its text and JSON
 MAX_TEXT: Final = 4 * 1024 * 1024  # characters
-MAX_NAMES: Final = 65536  # that are remembered
+MAX_NAMES: Final = 16384  # that are remembered
+MAX_NAME: Final = 64  # characters of those
 
 # What makes a StoredRecord; nothing else is asked for.
 RECORD_FIELDS: Final = dict.fromkeys(
@@ -170,9 +171,11 @@ def _array(items: list[Any], depth: int) -> list[Any] | UnsetType:
 
 
 def _remembered(name: str) -> str | None:
-    if len(_names) >= MAX_NAMES:
-        _names.clear()
-    safe = _names[name] = _safe_name(name)
+    safe = _safe_name(name)
+    if len(name) <= MAX_NAME:
+        if len(_names) >= MAX_NAMES:
+            _names.clear()
+        _names[name] = safe
     return safe
 
 

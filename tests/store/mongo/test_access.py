@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import subprocess
 import sys
 
 import pytest
@@ -41,3 +42,8 @@ def test_a_missing_driver_is_told_with_the_command(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "pymongo", None)
     with pytest.raises(ConfigError, match=r"pip install 'hyperlog-p2p\[mongo\]'"):
         open_mongo("mongodb://host", tmp_path, server="00" * 32)
+
+
+def test_whoever_has_no_mongodb_does_not_load_its_driver():
+    program = "import sys, hyperlog.store.mongo; sys.exit('pymongo' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
