@@ -15,7 +15,7 @@ from hyperlog.store.mongo.access import Document
 from hyperlog.store.mongo.branches import BATCH, Branch, Branches, Question, Stage, in_parts
 from hyperlog.store.mongo.documents import RECORD_FIELDS, record_of
 from hyperlog.store.mongo.filters import Terms
-from hyperlog.store.query import Query
+from hyperlog.store.query import Compare, Query
 from hyperlog.store.records import StoredRecord
 
 __all__ = ["Order", "Place", "Reader"]
@@ -65,11 +65,9 @@ class Reader:
     def get(self, id: str) -> StoredRecord | None:
         """The record of this id."""
         with self._branches.access.limited(SEARCH_TIMEOUT):
-            for name, _ in self._branches.collections():
-                document = self._branches.access.to_read(name).find_one({"_id": id}, RECORD_FIELDS)
-                if document is not None:
-                    return record_of(document)
-        return None
+            branches = self._branches.sorted_out(Query(Compare("id", "=", id)))
+            found = self._first(branches.simple, 1, "newest")
+        return record_of(found[0]) if found else None
 
     def _first(self, branches: Iterable[Branch], count: int, order: Order) -> list[Document]:
         """The first documents of some branches that MongoDB decides."""

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Final, Literal, TypeVar
 
 import trio
+from bson.errors import BSONError
 
 from hyperlog.errors import QueryError
 from hyperlog.store.answers import Bin, Page, StoreStatistics, Top
@@ -32,6 +33,8 @@ OPEN_TIMEOUT: Final = 5.0  # s that are waited for MongoDB when the store is ope
 MAX_LIMIT: Final = 1000
 MIN_STEP: Final = 1000  # ms
 MAX_STEP: Final = 2**53
+
+UNASKABLE: Final = (BSONError, OverflowError, UnicodeError)
 
 Answer = TypeVar("Answer")
 
@@ -143,6 +146,8 @@ class MongoStore:
             return await trio.to_thread.run_sync(
                 answer, question, limiter=self._limiter, abandon_on_cancel=True
             )
+        except UNASKABLE:
+            raise QueryError("a value is no text that can be encoded") from None
         finally:
             question.cancel()
 

@@ -8,6 +8,7 @@ import pytest
 import trio
 from bson.decimal128 import Decimal128
 
+from hyperlog.errors import QueryError
 from hyperlog.records import instance_source
 from hyperlog.store.language import parse
 from hyperlog.store.mongo.documents import document_of
@@ -190,3 +191,15 @@ async def test_what_others_put_there_is_left_alone(mongod, database, tmp_path):
             await until(lambda: files.store.statistics().records == 20)
             assert await files.store.count(Query()) == 20
         assert client[database]["settings"].find_one()["value"] == Decimal128("1.5")
+
+
+async def test_half_a_surrogate_pair_cannot_be_asked_for(mongod, database, tmp_path):
+    files = LogFiles(tmp_path / "logs", mongod.uri(database))
+    async with files.store:
+        await files.add(list(realistic_lines(20)))
+        for where in (Compare("props.x", "=", "\ud800"), Compare("\ud800", "=", 1)):
+            with pytest.raises(QueryError):
+                await files.store.search(Query(where))
+        with pytest.raises(QueryError):
+            await files.store.get("\ud800")
+        assert await files.store.count(Query(Compare("props.x", "<", 2**70))) == 0
