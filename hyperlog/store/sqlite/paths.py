@@ -13,6 +13,8 @@ from typing import Any, Final
 import msgspec
 from msgspec import UNSET, Raw
 
+from hyperlog.store.evaluate import MAX_INTEGER, MIN_INTEGER
+
 __all__ = ["MISSING", "OTHER", "PathReader", "path_reader"]
 
 MAX_PARTS: Final = 8
@@ -76,6 +78,11 @@ class PathReader:
         kinds = set(map(type, nodes))
         if list in kinds or dict in kinds:
             nodes = [OTHER if type(node) in (list, dict) else node for node in nodes]
+        if int in kinds:  # beyond 64 bits they count as the nearest double
+            integers = [node for node in nodes if type(node) is int]
+            if min(integers) < MIN_INTEGER or max(integers) > MAX_INTEGER:
+                huge = {node for node in integers if not MIN_INTEGER <= node <= MAX_INTEGER}
+                nodes = [OTHER if type(node) is int and node in huge else node for node in nodes]
         return nodes
 
 
