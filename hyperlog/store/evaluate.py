@@ -42,7 +42,8 @@ __all__ = [
 ]
 
 MAX_EXACT: Final = 2**53
-MIN_INTEGER, MAX_INTEGER = -(2**63), 2**63 - 1
+MIN_INTEGER: Final = -(2**63)
+MAX_INTEGER: Final = 2**63 - 1
 
 Predicate: TypeAlias = Callable[["Reading"], bool]
 
