@@ -29,7 +29,7 @@ logger = logging.getLogger("hyperlog.tail")
 
 MAX_VIEWERS: Final = 64
 MAX_QUEUED: Final = 8 * 1024 * 1024  # bytes of lines that wait to be looked at
-MAX_WAITING: Final = 1000  # records that wait for one viewer
+MAX_WAITING: Final = 500  # records that wait for one viewer, who gets them ten times a second
 MAX_WAITING_BYTES: Final = 4 * 1024 * 1024  # bytes of them
 SLICE: Final = 256  # lines looked at before what was found is handed over
 SHARE: Final = 0.25  # of a core's time for all viewers together

@@ -140,8 +140,10 @@ class _Exchange:
             headers = MutableHeaders(scope={"headers": list(message.get("headers", []))})
             headers["X-Request-Id"] = self._request_id
             message["headers"] = headers.raw
-        elif kind == "websocket.close" or not message.get("more_body", False):
-            self._all_sent = kind != "websocket.send"
+        elif kind == "websocket.close":
+            self._all_sent = True
+        elif kind in ("http.response.body", "websocket.http.response.body"):
+            self._all_sent = not message.get("more_body", False)
         if self._all_sent and kind == "http.response.body" and not self._all_received:
             await self._send_early(message)
         else:

@@ -78,5 +78,8 @@ async def test_an_address_has_a_limit(tmp_path):
 async def test_health_is_told_to_everybody(tmp_path):
     async with site(tmp_path, store="sqlite") as here, here.client() as client:
         assert (await client.get("/healthz")).json() == {"status": "ok"}
+        async with here.client(here.token()) as sender:
+            await sender.post(LOGS, json={"message": "x"})
+        await until(lambda: here.server.store.statistics().records)
         assert (await client.get("/readyz")).json() == {"ready": True, "files": "ok", "store": "ok"}
         assert (await client.head("/healthz")).status_code == 200

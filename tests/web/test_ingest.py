@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import time
 
 import pytest
 import trio
@@ -245,6 +246,19 @@ async def test_a_full_quota_is_told(tmp_path):
         assert answer.json()["code"] == "LOG_QUOTA_REACHED"
         assert str(tmp_path) not in answer.text
         assert int(answer.headers["retry-after"]) >= 1
+
+
+async def test_a_token_that_brings_too_much_is_told_when_to_come_again(tmp_path):
+    async with site(tmp_path) as here:
+        token, claims = here.server.tokens.issue("cerco", now=time.time())
+        limiter, limits = here.shared.limiter, here.server.config.limits
+        limiter.spend(claims.jti.encode(), int(20 * limits.records_per_key), 0, time.monotonic())
+        async with here.client(token) as client, here.client(here.token()) as other:
+            answer = await client.post(LOGS, content=MESSAGE)
+            assert (answer.status_code, answer.json()["code"]) == (429, "LIMIT")
+            assert 10 <= int(answer.headers["retry-after"]) <= 20
+            assert here.listing() == []
+            assert (await other.post(LOGS, content=MESSAGE)).status_code == 200
 
 
 async def test_many_requests_at_a_time_lose_nothing(tmp_path):
