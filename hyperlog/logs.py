@@ -9,7 +9,7 @@ left out. A session numbers log messages and traces in one sequence.
 The thread that logs makes a LogEntry, which costs little, and the client's thread makes JSON of it.
 Values are treated as in the props of traces (replacer.py).
 
-Wire: docs/protocol/session.md section 10.
+Wire: docs/protocol/session.md section 11.
 """
 
 from __future__ import annotations
