@@ -6,7 +6,9 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
+
+import trio
 
 from hyperlog.blocklist import Blocklist
 from hyperlog.config import ServerConfig
@@ -21,6 +23,7 @@ from hyperlog.web.panel.access import Access
 from hyperlog.web.panel.account import add_account
 from hyperlog.web.panel.applications import add_applications
 from hyperlog.web.panel.audit import AuditLog
+from hyperlog.web.panel.changes import Changes
 from hyperlog.web.panel.explore import add_explore
 from hyperlog.web.panel.export import add_export
 from hyperlog.web.panel.helppage import add_help
@@ -33,6 +36,9 @@ from hyperlog.web.panel.start import add_start
 from hyperlog.web.panel.tokenspage import add_tokens
 
 __all__ = ["OpenPanel", "create_panel", "open_panel"]
+
+
+LOOK_INTERVAL: Final = 1.0  # s between two looks at what the command line has changed
 
 
 class PanelServer(Protocol):
@@ -63,12 +69,19 @@ class OpenPanel:
     setup_secret: str | None
     """of the set-up link; None if there are users"""
     _audit: AuditLog
+    _changes: Changes
     _registry: Registry
 
     async def run(self) -> None:
-        """Write what is done in it to the log, until cancelled; then it is closed."""
+        """Write what is done in it, and by the command line, to the log, until cancelled; then it
+        is closed."""
         with closing(self._registry):
-            await self._audit.run()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._audit.run)
+                while True:
+                    await trio.sleep(LOOK_INTERVAL)
+                    for what, fields in self._changes.look():
+                        self._audit(what, fields)
 
 
 def open_panel(server: PanelServer, gate: Gate, bootstrap: Sequence[str]) -> OpenPanel | None:
@@ -83,7 +96,7 @@ def open_panel(server: PanelServer, gate: Gate, bootstrap: Sequence[str]) -> Ope
     if store is None or tokens is None:
         return None
     registry = Registry(server.config.data)
-    audit = AuditLog(server.intake)
+    audit, changes = AuditLog(server.intake), Changes(registry)
     panel = create_panel(
         config=server.config,
         public_key=server.public_key,
@@ -95,9 +108,9 @@ def open_panel(server: PanelServer, gate: Gate, bootstrap: Sequence[str]) -> Ope
         store=store,
         tail=server.tail,
         statistics=server.statistics,
-        audit=audit,
+        audit=changes.audited(audit),
     )
-    return OpenPanel(panel, panel.access.begin_setup(), audit, registry)
+    return OpenPanel(panel, panel.access.begin_setup(), audit, changes, registry)
 
 
 def create_panel(

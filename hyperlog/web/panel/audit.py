@@ -33,7 +33,7 @@ class AuditLog:
         self._sender = Sender(source, None, OWN_APPLICATION, INSTANCE, "internal", "")
 
     def __call__(self, what: str, fields: dict[str, object]) -> None:
-        logger.info("%s: %s", what, fields)
+        logger.info("%s", what)
         level = "WARNING" if what.endswith("failed") else "INFO"
         entry = {"level": level, "logger": "hyperlog.audit", "message": what, "attributes": fields}
         try:

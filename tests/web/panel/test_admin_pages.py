@@ -218,5 +218,13 @@ def test_what_was_done_is_a_record_like_any_other(browser, clients):
     with browser.page(clients) as page:
         page.goto("/explore?since=all&q=logger%3Ahyperlog.audit")
         page.get_by_text("login", exact=True).first.wait_for()
-        shown = page.inner_text("main")
-        assert PASSWORD not in shown
+        page.get_by_text("token issued", exact=True).first.wait_for()
+        assert PASSWORD not in page.inner_text("main")
+        command = [sys.executable, "-m", "hyperlog", "user", "remove", "bob"]
+        subprocess.run([*command, "--data", str(clients.data)], check=True)
+        for _ in range(50):
+            if page.get_by_text("user removed").count():
+                break
+            page.wait_for_timeout(200)
+            page.reload()
+        page.get_by_text("user removed").first.wait_for()
