@@ -1,7 +1,7 @@
 """What the embedded store costs and how fast it answers: records/s, ms, MB.
 
 Ingest: lines a second from `trace()` in one Python client to the log file of `hyperlog serve`,
-150,000 traces of about 418 bytes, with log files alone and with the embedded store, which may lag;
+100,000 traces of about 418 bytes, with log files alone and with the embedded store, which may lag;
 then the seconds until it has caught up.
 
 Store: 1,000,000 lines of the same size, of three applications, lie in log files; a process with
@@ -35,7 +35,7 @@ from hyperlog.store.query import Compare, Query
 from hyperlog.store.sqlite import DATABASE, EmbeddedStore
 from tests.store.population import BEGIN, realistic_lines
 
-TRACES = 150_000
+TRACES = 100_000
 WARM_UP = 2_000
 TIMEOUT = 300.0  # s
 RECORDS = 1_000_000

@@ -91,6 +91,8 @@ class DatabaseWriter:
         self._retention = Retention(policy, lambda: self.breathe())
         self._now = now
         self._connection: sqlite3.Connection | None = None
+        self._distrustful = False
+        """something that cannot be has been: look for each record whether it is held"""
         self._descriptor = -1
         self._identity: tuple[int, int] | None = None
         self._newest = 0
@@ -180,6 +182,7 @@ class DatabaseWriter:
         except sqlite3.Error as error:
             if is_damage(error):
                 self.damage = error
+            self._distrustful |= isinstance(error, sqlite3.IntegrityError)
             raise StoreUnavailable(f"{self.path}: {error}") from error
         except OSError as error:
             raise StoreUnavailable(f"{self.path}: {error.strerror or error}") from error
@@ -318,7 +321,7 @@ class DatabaseWriter:
             if number > session[1]:
                 session[1] = number
                 grown[session[0]] = session
-                if name:
+                if name and not self._distrustful:
                     continue  # numbers only grow
             doubtful.append(key)
         for session_id, number in self._select(
