@@ -1,7 +1,8 @@
 """A plain program with hyperlog's client, the counterpart of tests/interop/js/client.js.
 
 Options: key, bootstrap, count (sent at once, without waiting for the server), shape ("typical" or
-"stamped"), rate (traces a second, in the place of a tight loop).
+"stamped"), rate (traces a second, in the place of a tight loop), keys and spool (files; by default
+there are none), rule ("javascript": as if the server did not acknowledge).
 Command {"send": n} traces n more. Events: ready (publicKey), greeting, sent (seconds in the calling
 thread), delivered (seconds until all was acknowledged, and the client's statistics).
 """
@@ -9,12 +10,13 @@ thread), delivered (seconds until all was acknowledged, and the client's statist
 from __future__ import annotations
 
 import dataclasses
+import sys
 import threading
 import time
 
 from benchmarks.python.driver import bootstrap, commands, options, send
 from benchmarks.python.shapes import new_order
-from hyperlog import Client
+from hyperlog import Client, conversation
 
 TICK = 0.005  # s, as in client.js
 
@@ -52,7 +54,15 @@ class Sender:
 def main() -> None:
     client = Client()
     greeted = threading.Event()
-    client.start(options["key"], bootstrap=bootstrap(), keys=None, on_open=greeted.set)
+    if options.get("rule") == "javascript":
+        conversation.VERSION = sys.maxsize  # no server offers that
+    client.start(
+        options["key"],
+        bootstrap=bootstrap(),
+        keys=options.get("keys"),
+        spool=options.get("spool"),
+        on_open=greeted.set,
+    )
     sender = Sender(client)
     key = client.public_key
     assert key is not None
