@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from hyperlog.errors import SinkError
 from hyperlog.records import (
+    MAX_SESSIONS,
     Gap,
     encode_gap,
     gap_line,
@@ -486,8 +487,8 @@ def test_reading_back_is_bounded(sink, monkeypatch):
 
 
 def test_sessions_read_back_are_bounded(sink):
-    sink.write(KEY, [trace_line(0, str(n)) for n in range(100)], 0)
-    assert sink.resume(KEY) == [(str(n), 0) for n in range(36, 100)]
+    sink.write(KEY, [trace_line(0, str(n)) for n in range(MAX_SESSIONS + 36)], 0)
+    assert sink.resume(KEY) == [(str(n), 0) for n in range(36, MAX_SESSIONS + 36)]
 
 
 def test_after_rotation_the_file_before_is_asked(sink):
@@ -531,14 +532,14 @@ def test_a_file_that_would_grow_too_large_is_rotated_first(tmp_path):
 
 def test_a_new_file_begins_with_what_the_files_before_it_hold(tmp_path):
     sink = FileSink(tmp_path, policy=FilePolicy(rotate_size=2000))
-    sink.write(KEY, [trace_line(0, str(n)) for n in range(70)], 0)
+    sink.write(KEY, [trace_line(0, str(n)) for n in range(MAX_SESSIONS + 6)], 0)
     sink.write(KEY, [trace_line(1, "5")], 0)
     first = json.loads(sink.path(KEY).read_bytes().split(b"\n")[0])
     assert list(first) == ["time", "note", "sessions"]
     assert first["note"] == "Log continues"
-    assert first["sessions"] == {str(n): 0 for n in range(6, 70)}
+    assert first["sessions"] == {str(n): 0 for n in range(6, MAX_SESSIONS + 6)}
     sink.table.rotated_path(KEY, 1).unlink()  # retention
-    latest = [(str(n), 0) for n in range(7, 70)] + [("5", 1)]
+    latest = [(str(n), 0) for n in range(7, MAX_SESSIONS + 6)] + [("5", 1)]
     assert sink.resume(KEY) == FileSink(tmp_path).resume(KEY) == latest
     sink.close()
 
