@@ -41,6 +41,7 @@ from hyperlog.control import (
     parse_server_control_untrusted,
 )
 from hyperlog.errors import BadAnswer, ServerRefused
+from hyperlog.logs import in_javascript_form
 from hyperlog.session import ClientSession, KeptSession
 
 __all__ = ["ClientConversation", "Identity", "Pace"]
@@ -268,7 +269,7 @@ class ClientConversation:
         own = self._session
         if self._state is _State.JAVASCRIPT:
             if own is not None and own.unsent:
-                messages += own.take_lines(max_bytes, now)[1]
+                messages += map(in_javascript_form, own.take_lines(max_bytes, now)[1])
         elif self._state is _State.ACKNOWLEDGING:
             size = 0
             if own is not None:

@@ -36,6 +36,7 @@ __all__ = [
     "LogRecord",
     "decode_log_untrusted",
     "encode_log",
+    "in_javascript_form",
     "level_name",
     "message_of",
     "plain_values",
@@ -136,6 +137,8 @@ class LogEntry:
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(LogRecord).decode
+_decode_fields = msgspec.json.Decoder(dict[str, Raw]).decode
+_HEAD = 200  # bytes of a message within which its level stands
 _state = threading.local()
 _PLAIN = frozenset({str, int, float, bool, bytes, type(None)})
 _class_name = type.__dict__["__name__"].__get__
@@ -255,6 +258,24 @@ def _encode_strictly(record: LogRecord, entry: LogEntry) -> bytes:
     elif len(_encode(record.message)) > MAX_RECORD_SIZE // 2:
         record.message = {"[left out]": left_out}
     return _encode(record)
+
+
+def in_javascript_form(data: bytes) -> bytes:
+    """A message as servers of the JavaScript rule take it; what is no log message as it is.
+
+    Compat: hypertrace-logger server.js drops what has no `object` and `caller`.
+    """
+    if b'","traceNumber":' not in data[:_HEAD] or b',"level":"' not in data[:_HEAD]:
+        return data
+    fields = _decode_fields(data)
+    level = fields.get("level")
+    if level is None or "message" not in fields or "object" in fields:
+        return data
+    name = fields.get("logger", Raw(b'"log"'))
+    fields.setdefault("id", level)
+    fields["object"] = Raw(b'{"id":0,"className":%b,"props":null}' % bytes(name))
+    fields.setdefault("caller", Raw(b'{"filename":"","functionName":""}'))
+    return _encode(fields)
 
 
 def decode_log_untrusted(data: bytes) -> LogRecord:

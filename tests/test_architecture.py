@@ -84,7 +84,7 @@ ARROWS: dict[str, set[str]] = {
     "diskspool": set(),
     "session": {"logs", "records", "trace"},
     "control": {"records"},
-    "conversation": {"control", "session"},
+    "conversation": {"control", "logs", "session"},
     "resume": {"records"},
     "reception": {"control", "records", "resume"},
     "keylog": {"resume", "sinks"},

@@ -13,14 +13,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hyperlog.errors import BadRecord
-from hyperlog.logs import LogEntry, decode_log_untrusted, encode_log, level_name, message_of
+from hyperlog.logs import (
+    LogEntry,
+    decode_log_untrusted,
+    encode_log,
+    in_javascript_form,
+    level_name,
+    message_of,
+)
 from hyperlog.records import (
     LOG_LEVELS,
     MAX_RECORD_SIZE,
+    Gap,
     client_props,
+    encode_gap,
+    encode_trace,
     parse_client_message_untrusted,
 )
 from hyperlog.stacktext import CaughtError
+from hyperlog.trace import CallSite, Trace, TracedObject
 
 NOW = 1795223619.131
 PLACE = ("/app/main.py", "run", 12)
@@ -188,6 +199,27 @@ def test_whatever_is_logged_every_server_takes_it(message, attributes):
     got = encoded(LogEntry("INFO", message, attributes, PLACE))
     assert isinstance(got["message"], type(message))
     assert len(got.get("attributes", {})) <= len(attributes)
+
+
+def test_for_a_javascript_server_a_log_message_looks_like_a_trace_and_keeps_its_fields():
+    data = encode_log(LogEntry("ERROR", {"a": 2**70}, None, PLACE, None, "db"), NOW, "77", 4)
+    got = json.loads(in_javascript_form(data))
+    assert got.pop("object") == {"id": 0, "className": "db", "props": None}
+    assert got.pop("id") == "ERROR"
+    assert got == json.loads(data)
+    bare = json.loads(in_javascript_form(encode_log(LogEntry("INFO", "x"), NOW, "77", 4)))
+    assert bare["object"]["className"] == "log"
+    assert bare["caller"] == {"filename": "", "functionName": ""}
+    assert bare["message"] == "x"
+
+
+def test_for_a_javascript_server_other_messages_stay_as_they_are():
+    site = CallSite("run", "/app/main.py", 12, 5)
+    trace = Trace("x", TracedObject("Main", 3), None, None, site, {"level": "INFO", "message": "y"})
+    data = encode_trace(trace, NOW, "77", 4)
+    gap = encode_gap(Gap("77", 1, 4, 4, "queue-full"), NOW)
+    assert in_javascript_form(data) is data
+    assert in_javascript_form(gap) is gap
 
 
 @given(st.binary() | json_objects)

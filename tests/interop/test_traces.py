@@ -268,3 +268,21 @@ async def test_a_stopped_javascript_client_is_noted_as_the_original_notes_it(tmp
                     await log_lines(path, 2)
                 notes.append([line.get("note") for line in await log_lines(path, 3)][2])
     assert notes[0] == notes[1]
+
+
+async def test_log_messages_stand_in_the_file_of_a_javascript_server(tmp_path):
+    async with (
+        js_testnet() as bootstrap,
+        js_trace_server(tmp_path, bootstrap) as server,
+        Client().running(server.public_key, bootstrap=bootstrap, keys=None) as client,
+    ):
+        client.warning("disk almost full", disk="sda")
+        create_tracer(client).trace("between")
+        client.info({"event": "order"})
+        path = tmp_path / f"{client.public_key.hex()}.log"
+        lines = [line for line in await log_lines(path, 4) if "note" not in line]
+    assert [line["traceNumber"] for line in lines] == [0, 1, 2]
+    assert [line["id"] for line in lines] == ["WARNING", "between", "INFO"]
+    assert (lines[0]["message"], lines[0]["attributes"]) == ("disk almost full", {"disk": "sda"})
+    assert lines[2]["message"] == {"event": "order"}
+    assert lines[0]["caller"]["filename"] == __file__
