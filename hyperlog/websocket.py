@@ -76,8 +76,7 @@ class WebSocketChannel(trio.abc.Channel[bytes]):
         self._protocol = protocol
         self._lock = trio.Lock()
         self._pong = b""  # the answer to the server's last ping, while somebody is sending
-        self._parts: list[bytes] = []
-        self._size = 0
+        self._begun = bytearray()  # of a message
         self._heard_at = trio.current_time()
         self._sends = 0
         self._is_broken = False  # a frame was begun and not finished
@@ -153,7 +152,7 @@ class WebSocketChannel(trio.abc.Channel[bytes]):
             for event in self._protocol.events():
                 if isinstance(event, TextMessage | BytesMessage):
                     if self._take_part(event):
-                        message, self._parts, self._size = b"".join(self._parts), [], 0
+                        message, self._begun = bytes(self._begun), bytearray()
                         return message
                 elif isinstance(event, Ping):
                     await self._answer(event)
@@ -170,11 +169,9 @@ class WebSocketChannel(trio.abc.Channel[bytes]):
 
     def _take_part(self, event: TextMessage | BytesMessage) -> bool:
         data = event.data
-        part = data.encode() if isinstance(data, str) else bytes(data)
-        self._size += len(part)
-        if self._size > MAX_MESSAGE:
+        self._begun += data.encode() if isinstance(data, str) else data
+        if len(self._begun) > MAX_MESSAGE:
             raise trio.BrokenResourceError(f"a message of more than {MAX_MESSAGE} bytes")
-        self._parts.append(part)
         return event.message_finished
 
     async def _answer(self, ping: Ping) -> None:
@@ -204,13 +201,12 @@ class WebSocketChannel(trio.abc.Channel[bytes]):
                 if now - moved_at >= SILENCE_TIMEOUT:
                     nursery.cancel_scope.cancel()
                     return
-                if now - moved_at >= SILENCE_BEFORE_PING and pinged_at < moved_at:
+                is_silent = now - moved_at >= SILENCE_BEFORE_PING
+                if is_silent and pinged_at < moved_at and not self._lock.locked():
                     pinged_at = now
                     nursery.start_soon(self._ping)
 
     async def _ping(self) -> None:
-        if self._lock.locked():
-            return  # what is being sent asks for an answer as well
         try:
             async with self._lock:
                 await self._write(self._frame(Ping(payload=struct.pack("!d", self._heard_at))))
