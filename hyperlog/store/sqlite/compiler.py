@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from hyperlog.store.evaluate import Predicate, plain, predicate, value_test
 from hyperlog.store.levels import LEVELS
@@ -77,6 +77,8 @@ class Plan:
     """decides about candidates; None if all of them match"""
     names: frozenset[str]
     """members of the JSON at its top that `residual` looks at"""
+    sieve: Compare | Has | None
+    """about one path of the JSON, fulfilled by all that match: quicker to decide than the rest"""
     windowed: bool
     """`condition` has places for the ids between which it is asked, :first and :last"""
     countable: bool
@@ -96,7 +98,18 @@ def compile_query(query: Query) -> Plan:
     where = query.where
     if where is None:
         return Plan(
-            first, end, query.since, query.until, None, TRUE, [], None, frozenset(), False, True
+            first,
+            end,
+            query.since,
+            query.until,
+            None,
+            TRUE,
+            [],
+            None,
+            frozenset(),
+            None,
+            False,
+            True,
         )
     check(where)
     terms = where.terms if isinstance(where, And) else (where,)
@@ -104,6 +117,7 @@ def compile_query(query: Query) -> Plan:
     excluded: list[str] = []
     clauses: list[_Clause] = []
     fields: set[str] = set()
+    sieve: Compare | Has | None = None
     for term in terms:
         narrowed = _narrowed(term, first, end)
         if narrowed is not None:
@@ -122,6 +136,9 @@ def compile_query(query: Query) -> Plan:
         hint = _words_hint(term)
         if hint is not None:
             required.append(hint)
+        if sieve is None and _is_sieve(term):
+            sieve = term
+        if hint is not None or term is sieve:
             clauses.append(_Clause(TRUE, exact=False))
         else:
             clauses.append(_clause(term))
@@ -141,6 +158,7 @@ def compile_query(query: Query) -> Plan:
         [value for clause in clauses for value in clause.values],
         None if exact else predicate(where),
         frozenset(name for path in fields if path not in FIELDS for name in top_names(path)),
+        sieve,
         any(clause.uses_words for clause in clauses),
         exact and match is None and fields <= set(COUNTED) and not _has_text(where),
     )
@@ -158,6 +176,10 @@ def _narrowed(term: Expression, first: int, end: int) -> tuple[int, int] | None:
                     end = min(end, (time + (operator != "<")) << ID_BITS)
                 return first, end
     return None
+
+
+def _is_sieve(term: Expression) -> TypeGuard[Compare | Has]:
+    return isinstance(term, Compare | Has) and term.field not in FIELDS
 
 
 def top_names(path: str) -> Iterator[str]:

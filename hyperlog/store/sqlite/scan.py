@@ -6,17 +6,20 @@ interpreter's lock for every one of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property, lru_cache
+from itertools import compress
 from typing import Any, Final
 
 import msgspec
 from msgspec import UNSET
 
-from hyperlog.store.evaluate import Reading
+from hyperlog.store.evaluate import Reading, plain, value_test
+from hyperlog.store.query import Compare, Has
 from hyperlog.store.records import StoredRecord, decode_body, record_of
 from hyperlog.store.sqlite.asking import Question
 from hyperlog.store.sqlite.compiler import TRUE, Plan
+from hyperlog.store.sqlite.paths import MISSING, OTHER, path_reader
 from hyperlog.store.words import searched_text
 
 __all__ = ["Candidate", "Scan", "id_of", "source_of", "windows"]
@@ -107,6 +110,7 @@ class Scan:
         self._plan = plan
         self._names = sorted(names)
         self._decode = _decoder(tuple(self._names))
+        self._sieve = None if plan.sieve is None else _sieve(plan.sieve)
         self._senders: dict[int, tuple[bytes, str]] = {}
         self._size = FIRST_CHUNK
 
@@ -117,16 +121,19 @@ class Scan:
         plan = self._plan
         for start, stop in windows(self._question, plan, first, end, newest_first=newest_first):
             while start < stop:
-                chunk = self._chunk(start, stop, newest_first)
-                if not chunk:
+                last, chunk = self._chunk(start, stop, newest_first)
+                if last is None:
                     break
                 yield chunk
                 if newest_first:
-                    stop = chunk[-1].id
+                    stop = last
                 else:
-                    start = chunk[-1].id + 1
+                    start = last + 1
 
-    def _chunk(self, first: int, end: int, newest_first: bool) -> list[Candidate]:
+    def _chunk(
+        self, first: int, end: int, newest_first: bool
+    ) -> tuple[int | None, list[Candidate]]:
+        """The last id that was looked at, None if there was none, and what may match."""
         source, values = source_of(self._plan, first, end)
         id = id_of(self._plan)
         order = "desc" if newest_first else "asc"
@@ -138,18 +145,21 @@ class Scan:
             values,
         )
         if ids is None:
-            return []
+            return None, []
         lines = text.split(b"\n")
+        id_texts = ids.split(",")
         self._resize(len(lines), text)
-        return [
+        rows: Iterable[tuple[str, str, str, bytes]]
+        rows = zip(id_texts, origins.split(","), levels.split(","), lines, strict=True)
+        if self._sieve is not None:
+            passed = self._sieve(text, len(lines))
+            rows = compress(rows, passed)
+            lines = list(compress(lines, passed))
+            text = b"\n".join(lines)
+        return int(id_texts[-1]), [
             Candidate(int(id), int(level), line, self._sender(int(origin)), members)
-            for id, origin, level, line, members in zip(
-                ids.split(","),
-                origins.split(","),
-                levels.split(","),
-                lines,
-                self._members(text, lines),
-                strict=True,
+            for (id, origin, level, line), members in zip(
+                rows, self._members(text, lines), strict=True
             )
         ]
 
@@ -191,7 +201,7 @@ class Scan:
 
     def _members(self, text: bytes, lines: list[bytes]) -> list[dict[str, Any]]:
         names = self._names
-        if not names:
+        if not names or not lines:
             return [{}] * len(lines)
         if self._decode is None:
             return [decode_body(line) for line in lines]
@@ -207,6 +217,31 @@ class Scan:
             }
             for one in found
         ]
+
+
+def _sieve(term: Compare | Has) -> Callable[[bytes, int], Sequence[bool]] | None:
+    """Tells for each of some lines whether the term may be true; None if that takes as long as
+    anything else."""
+    reader = path_reader(term.field)
+    if reader is None:
+        return None
+    holds = value_test(term) if isinstance(term, Compare) else lambda value: True
+
+    def passed(lines: bytes, count: int) -> Sequence[bool]:
+        try:
+            values = reader.values(lines)
+        except _UNDECODABLE:
+            return [True] * count
+        return [
+            value is OTHER
+            or (
+                value is not MISSING
+                and holds(plain(value) if type(value) in (int, float) else value)
+            )
+            for value in values
+        ]
+
+    return passed
 
 
 @lru_cache(maxsize=64)

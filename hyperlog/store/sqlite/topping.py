@@ -126,7 +126,8 @@ class _Counting:
                     values += field_values(one, field)
                     self._records += has_field(one, field)
             self._tally.add(values)
-            yield chunk[-1].id
+            if chunk:
+                yield chunk[-1].id
 
     def _count_paths(
         self, question: Question, plan: Plan, field: str, reader: PathReader
