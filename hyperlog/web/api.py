@@ -5,7 +5,6 @@ A token for one application sees the records of that bucket alone, whatever it a
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -16,131 +15,42 @@ import trio
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
-from hyperlog.errors import ConfigError, QueryError, StoreUnavailable
-from hyperlog.quantities import parse_duration
+from hyperlog.errors import QueryError, StoreUnavailable
 from hyperlog.store.answers import Page, Store, Top
-from hyperlog.store.language import parse
-from hyperlog.store.levels import LEVEL_NAMES, level_of_name
-from hyperlog.store.query import And, Compare, Expression, Query
-from hyperlog.store.times import ms_iso, parse_time
+from hyperlog.store.levels import LEVEL_NAMES
+from hyperlog.store.query import Query
+from hyperlog.store.records import StoredRecord
+from hyperlog.store.times import ms_iso
 from hyperlog.tokens import EVERY_APPLICATION
 from hyperlog.web.auth import claims_of, readable_bucket
 from hyperlog.web.endpoint import Answer, Arguments, Endpoint, Parameter, arguments_of
+from hyperlog.web.filters import (
+    FILTERS,
+    NAME,
+    TEXT,
+    TIMES,
+    expression_of,
+    parse_name,
+    parse_order,
+    parse_step,
+    query_problem,
+    whole_number,
+)
 from hyperlog.web.problems import Problem
 from hyperlog.web.progress import ProgressStream
 from hyperlog.web.recordjson import RECORD, encode_record, record_members
-from hyperlog.web.state import service_of
+from hyperlog.web.state import service_of, shared_of
 
-__all__ = ["ENDPOINTS", "FILTERS", "expression_of", "json_response"]
+__all__ = ["ENDPOINTS", "json_response"]
 
 QUERY_TIMEOUT: Final = 30.0  # s
-MAX_QUERIES: Final = 16  # answered at a time
 MAX_LIMIT: Final = 1000
+PART: Final = 100  # records looked up at a time
+MAX_PAGE: Final = 4 * 1024 * 1024  # bytes of an answer's records, and one part beyond
 MAX_VALUES: Final = 1000
 DEFAULT_STEP: Final = "1m"
-MAX_STEP: Final = 366 * 86400  # s
 
 _encode = msgspec.json.Encoder().encode
-_queries = trio.CapacityLimiter(MAX_QUERIES)
-
-
-# -- parameters
-
-
-def _whole_number(least: int, most: int) -> Any:  # noqa: ANN401 - a function
-    def parse_number(text: str) -> int:
-        if not (text.isascii() and text.isdecimal() and len(text) < 16):
-            raise ValueError(f"is a whole number from {least} to {most}")
-        number = int(text)
-        if not least <= number <= most:
-            raise ValueError(f"is a whole number from {least} to {most}")
-        return number
-
-    return parse_number
-
-
-def _time(text: str) -> int:
-    try:
-        return parse_time(text, int(time.time() * 1000))
-    except QueryError as error:
-        raise ValueError(f"is wrong: {error}") from None
-
-
-def _level(text: str) -> int:
-    level = level_of_name(text)
-    if level is None:
-        raise ValueError(f"is one of {', '.join(LEVEL_NAMES.values())}")
-    return level
-
-
-def _step(text: str) -> int:
-    try:
-        seconds = parse_duration(text)
-    except ConfigError as error:
-        raise ValueError(f"is wrong: {error}") from None
-    if not 1 <= seconds <= MAX_STEP:
-        raise ValueError("is from 1s to 366d")
-    return int(seconds * 1000)
-
-
-def _order(text: str) -> str:
-    if text not in ("newest", "oldest"):
-        raise ValueError("is newest or oldest")
-    return text
-
-
-def _name(text: str) -> str:
-    if not text or len(text) > 256:
-        raise ValueError("has 1 to 256 characters")
-    return text
-
-
-_TEXT: Final = {"type": "string"}
-_NAME: Final = {"type": "string", "minLength": 1, "maxLength": 256}
-_WHEN: Final = {"type": "string", "examples": ["15m", "2026-11-20T14:05Z", "1795178400000"]}
-FILTERS: Final = (
-    Parameter("q", "words, phrases, `field:value`, `level>=warning`, `-not`, OR", _TEXT),
-    Parameter("bucket", "the application", _NAME, _name),
-    Parameter("instance", "the instance", _NAME, _name),
-    Parameter(
-        "level", "this level and above", {"type": "string", "enum": [*LEVEL_NAMES.values()]}, _level
-    ),
-)
-_TIMES: Final = (
-    Parameter("since", "received at this time or later: ISO, an age, or ms", _WHEN, _time),
-    Parameter("until", "received before this time", _WHEN, _time),
-)
-
-
-def expression_of(arguments: Arguments, bucket: str | None) -> Expression | None:
-    """What FILTERS ask for, of this bucket if one is told.
-
-    Raises:
-        Problem: the query cannot be understood.
-    """
-    terms: list[Expression] = []
-    try:
-        asked = parse(arguments["q"] or "")
-    except QueryError as error:
-        raise _query_problem(error) from None
-    if bucket is not None:
-        terms.append(Compare("bucket", "=", bucket))
-    if arguments["instance"] is not None:
-        terms.append(Compare("instance", "=", arguments["instance"]))
-    if arguments["level"] is not None:
-        terms.append(Compare("level", ">=", arguments["level"]))
-    if asked is not None:
-        terms.append(asked)
-    if len(terms) < 2:
-        return terms[0] if terms else None
-    return And(tuple(terms))
-
-
-def _query_problem(error: QueryError) -> Problem:
-    problem = Problem(400, str(error), field="q", code=error.code)
-    if error.position is not None:
-        problem.members["position"] = error.position
-    return problem
 
 
 # -- answers
@@ -158,7 +68,7 @@ async def _asking(request: HTTPConnection) -> AsyncIterator[Store]:
         raise Problem(503, "this server keeps no store that could answer: see --store")
     try:
         with trio.fail_after(QUERY_TIMEOUT):
-            async with _queries:
+            async with shared_of(request).questions:
                 yield store
     except trio.TooSlowError:
         raise Problem(
@@ -167,7 +77,7 @@ async def _asking(request: HTTPConnection) -> AsyncIterator[Store]:
     except StoreUnavailable as error:
         raise Problem(503, str(error), code=error.code, retry_after=5) from None
     except QueryError as error:
-        raise _query_problem(error) from None
+        raise query_problem(error) from None
 
 
 def _query(request: Request, arguments: Arguments) -> Query:
@@ -188,23 +98,22 @@ async def get_apps(request: Request) -> Response:
     return json_response(found)
 
 
-_ORDERS: Final = {"type": "string", "enum": ["newest", "oldest"]}
 _RECORDS: Final = (
     *FILTERS,
-    *_TIMES,
+    *TIMES,
     Parameter(
         "limit",
         "records in this answer",
         {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT},
-        _whole_number(1, MAX_LIMIT),
+        whole_number(1, MAX_LIMIT),
         100,
     ),
-    Parameter("cursor", "`cursor` of the answer before", _TEXT),
+    Parameter("cursor", "`cursor` of the answer before", TEXT),
     Parameter(
         "order",
         "by receive time",
         {"type": "string", "enum": ["newest", "oldest"]},
-        _order,
+        parse_order,
         "newest",
     ),
 )
@@ -213,15 +122,23 @@ _RECORDS: Final = (
 async def get_records(request: Request) -> Response:
     arguments = arguments_of(request, _RECORDS)
     query = _query(request, arguments)
+    records: list[StoredRecord] = []
+    cursor, size = arguments["cursor"], 0
     async with _asking(request) as store:
-        page: Page = await store.search(
-            query,
-            limit=arguments["limit"],
-            cursor=arguments["cursor"],
-            order=arguments["order"],
-        )
-    members = [record_members(record) for record in page.records]
-    return json_response({"records": members, "cursor": page.cursor})
+        # In parts: lines may be large, and then the answer ends earlier.
+        while True:
+            page: Page = await store.search(
+                query,
+                limit=min(arguments["limit"] - len(records), PART),
+                cursor=cursor,
+                order=arguments["order"],
+            )
+            records += page.records
+            cursor, size = page.cursor, size + sum(len(record.body) for record in page.records)
+            if cursor is None or len(records) >= arguments["limit"] or size >= MAX_PAGE:
+                break
+    members = [record_members(record) for record in records]
+    return json_response({"records": members, "cursor": cursor})
 
 
 async def get_record(request: Request) -> Response:
@@ -236,9 +153,13 @@ async def get_record(request: Request) -> Response:
 
 _HISTOGRAM: Final = (
     *FILTERS,
-    *_TIMES,
+    *TIMES,
     Parameter(
-        "step", "width of a bin", {"type": "string", "examples": ["1m"]}, _step, _step(DEFAULT_STEP)
+        "step",
+        "width of a bin",
+        {"type": "string", "examples": ["1m"]},
+        parse_step,
+        parse_step(DEFAULT_STEP),
     ),
 )
 
@@ -260,19 +181,19 @@ async def get_histogram(request: Request) -> Response:
 
 _FACETS: Final = (
     *FILTERS,
-    *_TIMES,
+    *TIMES,
     Parameter(
         "field",
         "whose values are counted: `level`, or `attributes.user`",
-        _NAME,
-        _name,
+        NAME,
+        parse_name,
         required=True,
     ),
     Parameter(
         "limit",
         "values in the answer",
         {"type": "integer", "minimum": 1, "maximum": MAX_VALUES},
-        _whole_number(1, MAX_VALUES),
+        whole_number(1, MAX_VALUES),
         10,
     ),
 )

@@ -21,9 +21,9 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from hyperlog.store.query import Expression
 from hyperlog.tail import Seen, Tail, Viewer
 from hyperlog.tokens import TokenAuthority, TokenClaims
-from hyperlog.web.api import FILTERS, expression_of
 from hyperlog.web.auth import claims_of, readable_bucket, tokens_of
 from hyperlog.web.endpoint import Answer, Endpoint, arguments_of
+from hyperlog.web.filters import FILTERS, expression_of
 from hyperlog.web.problems import Problem
 from hyperlog.web.state import shared_of
 

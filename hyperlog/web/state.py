@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Final
 
+import trio
 from starlette.requests import HTTPConnection
 
 from hyperlog.limits import Limiter
@@ -15,6 +17,8 @@ from hyperlog.web.recordjson import RecordTexts
 from hyperlog.web.service import Service
 
 __all__ = ["Shared", "service_of", "shared_of"]
+
+MAX_QUESTIONS: Final = 16  # answered at a time
 
 
 @dataclass(slots=True)
@@ -31,6 +35,9 @@ class Shared:
     """by endpoint and status"""
     refusals: Counter[str] = field(default_factory=Counter)
     """requests that had no good token, by code"""
+    questions: trio.CapacityLimiter = field(
+        default_factory=lambda: trio.CapacityLimiter(MAX_QUESTIONS)
+    )
     server: HTTPServer | None = None
     """what serves it"""
 

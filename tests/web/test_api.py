@@ -8,6 +8,7 @@ from datetime import datetime
 
 import pytest
 
+from hyperlog.web import api
 from tests.web.site import LOGS, site, until
 
 LEVELS = ["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
@@ -75,6 +76,22 @@ async def test_pages_follow_each_other_without_a_gap(tmp_path):
             assert {record["id"] for record in oldest["records"]} == set(found)
             times = [record["time"] for record in oldest["records"]]
             assert times == sorted(times)
+
+
+async def test_an_answer_of_large_records_ends_early_and_goes_on_with_its_cursor(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(api, "MAX_PAGE", 10_000)
+    monkeypatch.setattr(api, "PART", 7)
+    async with site(tmp_path, store="sqlite") as here:
+        await fill(here)
+        async with here.client(here.reader()) as client:
+            first = await ask(client, "records", q="kind:log", limit=1000)
+            assert 10_000 < sum(len(str(one["body"])) for one in first["records"]) < 20_000
+            rest = await ask(client, "records", q="kind:log", limit=1000, cursor=first["cursor"])
+            ids = [one["id"] for one in first["records"] + rest["records"]]
+            assert len(ids) == len(set(ids))
+            assert len(first["records"]) < 50
 
 
 async def test_counts_by_time_and_the_most_frequent_values(tmp_path):

@@ -13,7 +13,7 @@ from hyperlog.limits import ServerLimits
 from hyperlog.records import instance_source
 from hyperlog.sinks.folder import FilePolicy
 from hyperlog.web.body import MAX_BODY, MAX_MEMBERS
-from hyperlog.web.ingest import MAX_INSTANCES
+from hyperlog.web.delivery import MAX_INSTANCES
 from tests.web.site import LOGS, site
 
 MESSAGE = b'{"message":"x"}'

@@ -75,7 +75,7 @@ async def test_each_record_is_written_once_however_often_the_connection_breaks(t
                 held = welcome["welcome"]["sessions"][SESSION]
                 for start in range(held + 1, min(held + 400, total), 40):
                     await websocket.send_message(batch(start, min(40, total - start)))
-                if attempt % 3 == 0:
+                if attempt % 3 == 0 and held < total - 1:
                     await acknowledged(websocket, held + 1)
                 # Not closed in order: gone, as if somebody had pulled the plug.
                 websocket._stream.socket.shutdown(SHUT_RDWR)
