@@ -52,7 +52,11 @@ class EmbeddedStore:
     async def __aenter__(self) -> EmbeddedStore:
         self._lock = await trio.to_thread.run_sync(lock_database, self.path)
         self.follower.start()
-        await trio.to_thread.run_sync(self.follower.wait_opened, OPEN_TIMEOUT)
+        try:
+            await trio.to_thread.run_sync(self.follower.wait_opened, OPEN_TIMEOUT)
+        except BaseException:
+            await self.aclose()
+            raise
         return self
 
     async def __aexit__(

@@ -308,7 +308,9 @@ class DatabaseWriter:
         found: dict[tuple[int, int], StoredRecord] = {}
         doubtful: list[tuple[int, int]] = []
         grown: dict[int, list[int]] = {}
-        for record in records:
+        for done, record in enumerate(records, 1):
+            if not done % (8 * SLICE):
+                self.breathe()
             if record.session is None or record.number is None:
                 name, number = "", note_number(record.id)
             else:
