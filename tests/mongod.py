@@ -185,15 +185,21 @@ class ReplicaSet:
 
     def step_down(self) -> None:
         """Let the primary make place for another."""
-        member = self.primary()
-        with member.client(username=USER, password=PASSWORD) as client:
-            try:
-                client.admin.command("replSetStepDown", 5, secondaryCatchUpPeriodSecs=2)
-            except AutoReconnect:
-                pass  # it closes its connections
-            except OperationFailure as error:
-                if error.code != PRIMARY_STEPPED_DOWN:  # by itself, just before
-                    raise
+        deadline = time.monotonic() + START_TIMEOUT
+        while True:
+            member = self.primary()
+            with member.client(username=USER, password=PASSWORD) as client:
+                try:
+                    client.admin.command("replSetStepDown", 5, secondaryCatchUpPeriodSecs=2)
+                    return
+                except AutoReconnect:
+                    return  # it closes its connections
+                except OperationFailure as error:
+                    if error.code == PRIMARY_STEPPED_DOWN:  # by itself, just before
+                        return
+                    if time.monotonic() > deadline:
+                        raise
+            time.sleep(POLL)  # the others have not caught up
 
     def close(self) -> None:
         for member in self.members:

@@ -128,11 +128,12 @@ class Branches:
             if found.terms != NOTHING:
                 terms = _both(found.terms, times, _TAME)
                 tame.append(Branch(bucket, terms, None if found.exact else decide, in_words, None))
-            wild.append(Branch(bucket, _both(_WILD, found.columns, times), decide, None, "wild"))
+            wild.append(Branch(bucket, _both(_WILD, found.columns, times), decide, None, None))
         return SortedOut(
             [one for one in tame if one.decide is None and one.words is None],
             [one for one in tame if one.decide is None and one.words is not None],
-            [one for one in tame if one.decide is not None] + self._not_empty(wild),
+            [one for one in tame if one.decide is not None]
+            + [replace(one, hint="wild") for one in self._not_empty(wild)],
         )
 
     def _not_empty(self, branches: Sequence[Branch]) -> list[Branch]:
@@ -170,7 +171,7 @@ class Branches:
         for block in question.watched(self.blocks(branches, "last", 1)):
             names[block["bucket"]].append(block["_id"])
         return [
-            one.narrowed({"block": {"$in": names[one.bucket]}})
+            replace(one.narrowed({"block": {"$in": names[one.bucket]}}), hint="block")
             if len(names[one.bucket]) <= MAX_BLOCKS
             else one
             for one in branches
@@ -201,8 +202,12 @@ class Branches:
         united: list[Stage] = list(pipelines[0])
         for name, pipeline in zip(names[1:], pipelines[1:], strict=True):
             united.append({"$unionWith": {"coll": name, "pipeline": pipeline}})
-        collection = self.access.to_read(names[0])
-        with collection.aggregate([*united, *tail], allowDiskUse=True, batchSize=BATCH) as cursor:
+        options: dict[str, Any] = {}
+        if len(branches) == 1 and branches[0].hint is not None:
+            options["hint"] = branches[0].hint
+        with self.access.to_read(names[0]).aggregate(
+            [*united, *tail], allowDiskUse=True, batchSize=BATCH, **options
+        ) as cursor:
             yield from cursor
 
     def records(self, branch: Branch) -> Documents:
@@ -229,8 +234,10 @@ class Branches:
 
 
 def in_parts(branches: Iterable[Branch]) -> Iterator[list[Branch]]:
-    """As many as go into one question."""
-    left = list(branches)
+    """As many as go into one question; those with a hint are alone, since it is for one of them."""
+    all_of = list(branches)
+    yield from ([one] for one in all_of if one.hint is not None)
+    left = [one for one in all_of if one.hint is None]
     for start in range(0, len(left), MAX_UNITED):
         yield left[start : start + MAX_UNITED]
 

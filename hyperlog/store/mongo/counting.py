@@ -98,7 +98,7 @@ class Counting:
         """The most frequent values of a field.
 
         Raises:
-            QueryError: it has too many different ones among wild records.
+            QueryError: it has too many different ones.
         """
         with self._branches.access.limited(COUNT_TIMEOUT):
             if field == "bucket":
@@ -118,11 +118,18 @@ class Counting:
             if not paths.exact or paths.has_index:
                 read, asked = [*read, *asked], []
             values, records = self._counted(question, read, field)
+            # All but the first part are counted here: a hint keeps them from being one question.
+            first, *others = [*in_parts(asked)] or [[]]
+            for part in others:
+                for value, count in self._grouped(question, part, paths):
+                    values[type(value), value] += count
+                    records += count if column else 0
+                    _check_values(values, field)
             distinct = 0
 
             def counted() -> Iterator[tuple[Scalar, int]]:
                 nonlocal distinct, records
-                for value, count in self._grouped(question, asked, paths):
+                for value, count in self._grouped(question, first, paths):
                     distinct += 1
                     records += count if column else 0
                     yield value, count + values.pop((type(value), value), 0)
@@ -149,8 +156,7 @@ class Counting:
             for record in self._branches.decided(question, branch):
                 records += 1
                 values.update((type(value), value) for value in field_values(record, field))
-                if len(values) > MAX_VALUES:
-                    raise QueryError(f"{field} has more than {MAX_VALUES} different values")
+                _check_values(values, field)
         return values, records
 
     def _grouped(
@@ -169,6 +175,11 @@ class Counting:
         ):
             value = found["_id"] if _is_column(paths) else found["_id"]["value"]
             yield _own(value), found["count"]
+
+
+def _check_values(values: Counter[tuple[type, Scalar]], field: str) -> None:
+    if len(values) > MAX_VALUES:
+        raise QueryError(f"{field[:64]} has more than {MAX_VALUES} different values")
 
 
 def _from_index(branches: Sequence[Branch], column: str) -> list[Branch]:

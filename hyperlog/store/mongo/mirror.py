@@ -37,7 +37,7 @@ __all__ = ["Mirror"]
 _Numbered: TypeAlias = tuple[int, StoredRecord]
 """with its sequence"""
 
-BLOCK: Final = 1000  # records
+BLOCK: Final = 500  # records
 BLOCK_SIZE: Final = 1024 * 1024  # bytes of lines
 WRITERS: Final = 2  # blocks on their way; MongoDB writes each on one core
 SLICE: Final = 32  # records made into documents before others get the interpreter, a ms or two

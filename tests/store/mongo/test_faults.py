@@ -135,7 +135,7 @@ async def test_a_stopped_mongod_keeps_nobody_waiting(own_mongod, tmp_path):
         with trio.move_on_after(0.1) as scope:
             await files.store.count(Query())
         assert scope.cancelled_caught
-        with pytest.raises(StoreUnavailable, match=r"not answered within 1 s|cannot be reached"):
+        with pytest.raises(StoreUnavailable, match="MongoDB at"):
             await files.store.count(Query())
         assert trio.current_time() - begun < 4
         member.send(signal.SIGCONT)
