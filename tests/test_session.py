@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from hyperlog.conversation import ClientConversation
 from hyperlog.diskspool import SpooledSession
 from hyperlog.errors import BadGreeting
+from hyperlog.logs import LogEntry
 from hyperlog.reception import ServerConversation
 from hyperlog.records import iso_time
 from hyperlog.resume import Received, ResumeState
@@ -461,3 +462,46 @@ class Ends(RuleBasedStateMachine):
 
 TestEnds = Ends.TestCase
 TestEnds.settings = settings(max_examples=80, deadline=None)
+
+
+# -- log messages
+
+
+def test_traces_and_log_messages_are_numbered_in_one_sequence():
+    client = make_client(props={"username": "Kim"})
+    for n in range(6):
+        if n % 2:
+            client.trace(make_trace(n), NOW)
+        else:
+            client.log(LogEntry("INFO", f"message {n}"), NOW + n)
+    assert client.drain(NOW) == 6
+    messages = [json.loads(message) for message in client.spool.read(0, EVERYTHING)[1]]
+    assert [message["traceNumber"] for message in messages] == list(range(6))
+    assert [message.get("message") for message in messages[::2]] == [
+        "message 0",
+        "message 2",
+        "message 4",
+    ]
+    assert [message["traceTimestamp"] for message in messages[::2]] == [
+        iso_time(NOW + n) for n in (0, 2, 4)
+    ]
+    assert {message["props"]["username"] for message in messages} == {"Kim"}
+
+
+def test_a_server_of_the_javascript_rule_gets_log_messages_in_the_form_of_traces():
+    client = make_client()
+    client.open()
+    client.receive(b'{"lastSeenTraceSessionId":null,"lastSeenTraceNumber":null}')
+    client.log(LogEntry("ERROR", "x", None, ("a.py", "f", 3)), NOW)
+    client.drain(NOW)
+    (message,) = map(json.loads, client.messages_to_send(EVERYTHING))
+    assert (message["message"], message["level"], message["id"]) == ("x", "ERROR", "ERROR")
+    assert message["object"]["className"] == "log"
+
+
+def test_large_log_messages_use_up_the_room_that_they_take():
+    client = make_client(2**20)
+    for _ in range(40):
+        client.log(LogEntry("INFO", "x" * 100_000), NOW)
+    assert client.drain(NOW, 1000) < 20
+    assert client.lost > 20
