@@ -38,6 +38,8 @@ __all__ = [
 BATCH: Final = 1000  # documents that MongoDB sends at a time
 MAX_BLOCKS: Final = 5000  # more than that are not listed in a question: it reads everything
 MAX_BUCKETS: Final = 500  # that are looked into
+FEW: Final = 8  # of them are asked for their blocks one by one
+BLOCKS: Final = 50  # that come at a time then
 MAX_UNITED: Final = 50  # of them in one question to MongoDB
 MAX_INT, MIN_INT = 2**63 - 1, -(2**63)
 
@@ -194,6 +196,8 @@ class Branches:
         pipelines: Sequence[Sequence[Stage]],
         tail: Sequence[Stage] = (),
         names: Sequence[str] = (),
+        *,
+        batch: int = BATCH,
     ) -> Iterator[Document]:
         """What the pipelines of the branches give together, by way of `tail`, in one question."""
         if not branches:
@@ -206,7 +210,7 @@ class Branches:
         if len(branches) == 1 and branches[0].hint is not None:
             options["hint"] = branches[0].hint
         with self.access.to_read(names[0]).aggregate(
-            [*united, *tail], allowDiskUse=True, batchSize=BATCH, **options
+            [*united, *tail], allowDiskUse=True, batchSize=batch, **options
         ) as cursor:
             yield from cursor
 
@@ -214,9 +218,13 @@ class Branches:
         return self.access.to_read(records_name(branch.bucket))
 
     def blocks(self, branches: Sequence[Branch], edge: str, direction: int) -> Iterator[Document]:
-        """The blocks that can hold a match, by their edges."""
+        """The blocks that can hold a match, by their edges.
+
+        They are read as far as they are taken, where that is known to be by an index.
+        """
         streams = []
-        for part in in_parts(branches):
+        few = len(branches) <= FEW
+        for part in ([one] for one in branches) if few else in_parts(branches):
             pipelines: list[list[Stage]] = [
                 [
                     {"$match": one.words},
@@ -226,7 +234,8 @@ class Branches:
             ]
             names = [words_name(one.bucket) for one in part]
             sort = {"$sort": {edge: direction}}
-            streams.append(self.united(part, pipelines, [sort], names))
+            batch = BLOCKS if few else BATCH
+            streams.append(self.united(part, pipelines, [sort], names, batch=batch))
         return heapq.merge(*streams, key=lambda block: block[edge] * direction)
 
 
