@@ -109,6 +109,8 @@ async def site(folder, **options):
 
 
 async def _is_ready(store):
+    # Who asks while its tables are being made has it made twice.
+    await until(lambda: store.statistics().bytes > 50_000)
     with trio.fail_after(10):
         while True:
             try:
