@@ -17,7 +17,16 @@ from benchmarks.machine import Observed, describe, say
 from benchmarks.table import QUIET, text_of
 from tests.interop.harness import why_unavailable
 
-NAMES = ("end_to_end", "durable", "raw_connection", "latency", "connect", "trace_cost", "store", "websocket")
+NAMES = (
+    "end_to_end",
+    "durable",
+    "raw_connection",
+    "latency",
+    "connect",
+    "trace_cost",
+    "store",
+    "websocket",
+)
 
 
 def run(name: str, repeats: int) -> Result:
