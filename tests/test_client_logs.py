@@ -297,7 +297,6 @@ def test_memory_is_bounded_by_what_messages_hold():
         while not client.statistics().lost and time.monotonic() < deadline:
             time.sleep(0.01)
         assert client.statistics().buffered_bytes <= 5 * 1024 * 1024
-        assert client.statistics().waiting < 200  # of 1200: the rest had no room
     finally:
         client.stop(0.1)
 
