@@ -97,6 +97,8 @@ class LogReader:
         """by device and inode"""
         self._live: dict[bytes, _File] = {}
         self._known: dict[tuple[bytes, str], Position] = {}
+        self._missing: set[tuple[bytes, str]] = set()
+        """those that the last look did not find"""
         self._waiting: dict[bytes, list[_File]] = {}
         """files with unread bytes by source, those that are to be read first last; the source
         whose turn is next comes first"""
@@ -112,12 +114,13 @@ class LogReader:
             OSError: the folder cannot be read.
         """
         self._known = {(one.source, one.file): one for one in positions}
+        self._missing = set()
         self._files.clear()
         self._live.clear()
         self.scan()
 
     def scan(self) -> list[Position]:
-        """Look at all files; returns the positions of those that have gone.
+        """Look at all files; returns the positions of those that have gone for good.
 
         Raises:
             OSError: the folder cannot be read.
@@ -144,9 +147,10 @@ class LogReader:
                 self._waiting.setdefault(file.source, []).insert(0, file)
         self.behind = behind
         held = {(file.source, file.print) for file in files.values()}
-        gone = [position for key, position in self._known.items() if key not in held]
-        for position in gone:
-            del self._known[position.source, position.file]
+        missing = {key for key in self._known if key not in held}
+        # A file that is renamed while we look may be under neither name: it takes two looks.
+        gone = [self._known.pop(key) for key in missing & self._missing]
+        self._missing = missing
         return gone
 
     def grown(self, source: bytes, size: int) -> bool:
