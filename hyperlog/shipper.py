@@ -59,6 +59,7 @@ DEFAULT_MAX_BUFFER_BYTES: Final = 64 * 1024 * 1024
 BATCH: Final = 256  # traces encoded before other tasks get their turn, about 1 ms; more is a burst
 BURST_BATCH: Final = 1024  # the same in a burst: each turn of the loop costs it a switch interval
 BURST_REST: Final = 0.03  # s that a burst is left alone
+BURST_CROWD: Final = 20_480  # traces that are put into a spool on disk within 100 ms
 BURST_HOLD: Final = 0.2  # s from the beginning of a burst until it is sent, unless it ends before
 SEND_BATCH: Final = 256 * 1024  # bytes given to the connection at a time
 GREETING_TIMEOUT: Final = 10.0  # s from an open connection to the server's first message
@@ -104,7 +105,8 @@ class Shipper:
         # Half is for traces: a program that cannot connect must still take new ones in, and loops
         # that trace are faster when there is room for what they bring within 100 ms.
         queue_bytes = max_buffer_bytes // 2
-        self._queue: TraceQueue[PendingTrace] = TraceQueue(queue_bytes)
+        crowd = None if config.spool is None else BURST_CROWD
+        self._queue: TraceQueue[PendingTrace] = TraceQueue(queue_bytes, crowd)
         message_bytes = max_buffer_bytes - queue_bytes
         self._folder: SpoolFolder | None = None
         # As long as JavaScript's Math.random().toString().slice(2); only digits are safe to assume.
@@ -162,7 +164,8 @@ class Shipper:
             self.bell.ring()
         elif self._queue.crowded:
             # A thread that traces in a tight loop starves the one that ships: every system call of
-            # that one costs it a switch interval. Hand it the interpreter before records get lost.
+            # that one costs it a switch interval. Hand it the interpreter before records get lost,
+            # or come late to the disk.
             time.sleep(0)
 
     def request_flush(self, resolve: Resolve) -> None:

@@ -28,11 +28,17 @@ T = TypeVar("T")
 class TraceQueue(Generic[T]):
     """A bounded queue. `append` may be called from any thread, the rest from one thread only."""
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, max_bytes: int, crowd: int | None = None) -> None:
+        """`crowd` is the number of traces from which on the queue is `crowded`; without it, and in
+        a small queue, that is when seven eighths are full.
+        """
         if max_bytes < LEAST_MAX_BYTES:
             raise ValueError(f"a queue needs at least {LEAST_MAX_BYTES} bytes, got {max_bytes}")
         self._items: deque[T | None] = deque()
         self._limit = max_bytes // UNIT
+        self._crowd = self._limit * 7 // 8
+        if crowd is not None:
+            self._crowd = min(self._crowd, crowd)
         self._overflow = count()
         self._overflow_reads = 0
         self._overflow_seen = 0
@@ -60,8 +66,8 @@ class TraceQueue(Generic[T]):
 
     @property
     def crowded(self) -> bool:
-        """Whether traces are near to being pushed out; any thread may ask."""
-        return len(self._items) * 8 > self._limit * 7
+        """Whether those who trace should let the owner work; any thread may ask."""
+        return len(self._items) > self._crowd
 
     # -- the owner's thread
 

@@ -31,6 +31,18 @@ def test_the_oldest_pending_traces_give_way_and_are_counted_once():
     assert queue.take_pending(100) == list(range(4, 20))
 
 
+def test_a_queue_is_crowded_when_told_so_and_at_the_latest_when_it_is_nearly_full():
+    for crowd, at in (None, 14), (5, 5), (100, 14):
+        queue = TraceQueue(SMALL, crowd)
+        for n in range(at):
+            queue.append(n)
+        assert not queue.crowded
+        queue.append(at)
+        assert queue.crowded
+        queue.take_pending(1)
+        assert not queue.crowded
+
+
 def test_long_texts_count_by_their_size():
     queue = TraceQueue(SMALL)
     queue.append("small")
