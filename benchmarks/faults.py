@@ -4,8 +4,11 @@
 
 Each scenario runs with both pairs, one after the other, on private networks of this machine. Lost:
 traces that are neither in the log nor told in a gap line. Ships again: from the moment at which the
-server answers (or the stop is over) to the next trace in the log. Takes about five minutes; with
-`--from FILE` the table is made of figures that were measured before.
+server answers (or the stop is over, or the path is there again) to the next trace in the log. Takes
+about ten minutes; with `--from FILE` the table is made of figures that were measured before.
+
+Where packets get lost, server and application are in network namespaces of their own: that needs
+Linux and root, else these scenarios are left out.
 """
 
 from __future__ import annotations
@@ -16,22 +19,26 @@ import platform
 import signal
 import tempfile
 from collections import Counter
-from collections.abc import Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import trio
 from msgspec import Struct
 from msgspec import json as msgspec_json
 
+from benchmarks.figures import WrongResult
+from benchmarks.lossy_path import LossyPath, open_path, why_no_path
 from benchmarks.machine import say
-from tests.faults.processes import Scene, count_lines
-from tests.interop.harness import JavaScript, js_testnet, js_trace_client, js_trace_server
+from benchmarks.peers import LOCALHOST, Address, Peer, js, run_peer
+from tests.faults.processes import APPLICATION, Process, Scene, count_lines
+from tests.interop.harness import SCRIPTS, addresses
 
 RATE = 200  # traces a second
 STEADY = 5.0  # s of quiet shipping before and after a fault
 JS_PATIENCE = 45.0  # s: the stock client notices after some seconds, and retries after 10 to 15
 PATIENCE = 30.0  # s
+LOSS = 0.2  # share of the packets, each way
 
 
 class Outcome(Struct):
@@ -47,7 +54,9 @@ class Outcome(Struct):
     doubled: int
     """lines too many"""
     ships_again: float | None
-    """s; None if it was not measured or never did"""
+    """s; None if it never did"""
+    outage: bool = True
+    """whether shipping had to stop, so that `ships_again` means something"""
 
     @property
     def lost(self) -> int:
@@ -58,6 +67,11 @@ class Pair:
     """A server and an application whose parts can be broken."""
 
     name = ""
+    patience = PATIENCE
+    path: LossyPath | None = None
+    """between server and application, if they do not share this machine's loopback"""
+    partition = 30.0
+    """s"""
 
     async def start_server(self) -> None: ...
     async def kill_server(self) -> None: ...
@@ -75,9 +89,22 @@ class Pair:
         raise NotImplementedError
 
 
+class SceneOnPath(Scene):
+    """A scene whose server and application are at the two ends of a path."""
+
+    path: LossyPath
+
+    async def start_server(self, *options: str) -> None:
+        self.bootstrap = f"{self.path.near.address}:{self.port}"
+        await super().start_server("--host", self.path.near.address, *options)
+
+    async def _start(self, command: list[str]) -> Process:
+        place = self.path.far if str(APPLICATION) in command else self.path.near
+        return await super()._start([str(part) for part in place.command(command)])
+
+
 class PythonPair(Pair):
     name = "hyperlog"
-    patience = PATIENCE
 
     def __init__(self, scene: Scene) -> None:
         self.scene = scene
@@ -117,16 +144,18 @@ class PythonPair(Pair):
 class Hosted:
     """A script's context in a task of its own, so that any task may end it."""
 
-    def __init__(self, script: JavaScript) -> None:
-        self.script = script
+    def __init__(self, peer: Peer) -> None:
+        self.peer = peer
         self.stop = trio.Event()
         self.ended = trio.Event()
 
     @classmethod
-    async def start(cls, context: object, nursery: trio.Nursery) -> Hosted:
+    async def start(
+        cls, context: AbstractAsyncContextManager[Peer], nursery: trio.Nursery
+    ) -> Hosted:
         async def run(task_status: trio.TaskStatus[Hosted]) -> None:
-            async with context as script:
-                hosted = cls(script)
+            async with context as peer:
+                hosted = cls(peer)
                 task_status.started(hosted)
                 await hosted.stop.wait()
             hosted.ended.set()
@@ -134,7 +163,7 @@ class Hosted:
         return await nursery.start(run)
 
     async def kill(self) -> None:
-        self.script.kill()
+        self.peer.process.kill()
         self.stop.set()
         await self.ended.wait()
 
@@ -143,19 +172,26 @@ class JavaScriptPair(Pair):
     name = "JavaScript"
     patience = JS_PATIENCE
 
-    def __init__(
-        self, folder: Path, bootstrap: list[tuple[str, int]], nursery: trio.Nursery
-    ) -> None:
+    def __init__(self, folder: Path, path: LossyPath | None, nursery: trio.Nursery) -> None:
         self.folder = folder
-        self.bootstrap = bootstrap
+        self.path = path
         self.nursery = nursery
         self.client: Hosted | None = None
         self.server: Hosted | None = None
-        self.key = b""
+        self.bootstrap: list[Address] = []
+        self.key = ""
+
+    @property
+    def server_host(self) -> str:
+        return LOCALHOST if self.path is None else self.path.near.address
+
+    def at_server(self, command: list[str | Path]) -> list[str | Path]:
+        return command if self.path is None else self.path.near.command(command)
 
     async def start_server(self) -> None:
-        self.server = await Hosted.start(js_trace_server(self.folder, self.bootstrap), self.nursery)
-        self.key = self.server.script.public_key
+        command = self.at_server(js("server.js", self.bootstrap, folder=str(self.folder)))
+        self.server = await Hosted.start(run_peer(command), self.nursery)
+        self.key = self.server.peer.public_key
 
     async def kill_server(self) -> None:
         await self.server.kill()
@@ -163,13 +199,17 @@ class JavaScriptPair(Pair):
     async def trace(self, count: int, rate: float | None) -> None:
         if self.client is None:
             await self.restart_application()
-        await self.client.script.command(send=count)
-        await self.client.script.event("sent", timeout=300)
+        await self.client.peer.command(send=count)
+        await self.client.peer.event("sent", timeout=300)
 
     async def restart_application(self) -> None:
-        context = js_trace_client(self.key, self.bootstrap, rate=RATE, seed=b"7" * 32)
-        self.client = await Hosted.start(context, self.nursery)
-        await self.client.script.event("greeting")
+        dht = {} if self.path is None else {"host": self.path.far.address}
+        options = {"key": self.key, "mode": "rate", "rate": RATE, "seed": "37" * 32, "dht": dht}
+        command = js("client.js", self.bootstrap, **options)
+        if self.path is not None:
+            command = self.path.far.command(command)
+        self.client = await Hosted.start(run_peer(command), self.nursery)
+        await self.client.peer.event("greeting")
 
     async def kill_application(self) -> None:
         await trio.sleep(0.2)
@@ -177,7 +217,7 @@ class JavaScriptPair(Pair):
         self.client = None
 
     def stop_server(self, number: int) -> None:
-        self.server.script.process.send_signal(number)
+        self.server.peer.process.send_signal(number)
 
     def _logs(self) -> list[Path]:
         return list(self.folder.glob("*.log"))
@@ -276,49 +316,92 @@ async def application_killed(pair: Pair) -> tuple[int, float | None]:
     return 1100, await next_line(pair, before, 10)
 
 
+async def partitioned(pair: Pair) -> tuple[int, float | None]:
+    """no packet gets through for {partition:.0f} s, at 200 traces a second"""
+    await pair.start_server()
+    count = int(RATE * (2 * STEADY + pair.partition))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pair.trace, count, RATE)
+        await trio.sleep(STEADY + 2)
+        pair.path.loss = 1.0
+        await trio.sleep(1)  # what has arrived is written
+        before = pair.lines()
+        await trio.sleep(pair.partition - 1)
+        if not 0 < before == pair.lines():
+            raise WrongResult("something went another way")
+        pair.path.loss = 0.0
+        again = await next_line(pair, before, pair.patience)
+    return count, again
+
+
+async def lossy(pair: Pair) -> tuple[int, float | None]:
+    """20 % of the packets are lost each way, from connecting on, at 200 traces a second"""
+    await pair.start_server()
+    pair.path.loss = LOSS
+    count = int(RATE * pair.partition)
+    await pair.trace(count, RATE)
+    return count, None
+
+
 Scenario = Callable[[Pair], Awaitable[tuple[int, float | None]]]
-SCENARIOS: list[Scenario] = [killed_for_a_moment, stopped, long_outage, application_killed]
+PLAIN: list[Scenario] = [killed_for_a_moment, stopped, long_outage, application_killed]
+ON_A_PATH: list[Scenario] = [partitioned, lossy]
 
 
 @asynccontextmanager
-async def open_pair(python: bool):
-    with tempfile.TemporaryDirectory(prefix="hyperlog-faults-") as name:
-        folder = Path(name)
+async def open_pair(python: bool, on_a_path: bool) -> AsyncIterator[Pair]:
+    async with AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hyperlog-faults-")))
+        path = await stack.enter_async_context(open_path()) if on_a_path else None
+        nursery = await stack.enter_async_context(trio.open_nursery())
         if python:
-            async with trio.open_nursery() as nursery:
-                scene = Scene(folder, nursery)
-                yield PythonPair(scene)
-                await scene.close()
+            scene = Scene(folder, nursery) if path is None else SceneOnPath(folder, nursery)
+            scene.path = path
+            pair = PythonPair(scene)
+            pair.path = path
+            yield pair
+            await scene.close()
         else:
-            async with js_testnet(4) as bootstrap, trio.open_nursery() as nursery:
-                pair = JavaScriptPair(folder, bootstrap, nursery)
+            pair = JavaScriptPair(folder, path, nursery)
+            testnet = json.dumps({"size": 4, "host": pair.server_host})
+            command = pair.at_server(["node", SCRIPTS / "testnet.js", testnet])
+            async with run_peer(command) as peer:
+                pair.bootstrap = addresses(peer.ready["bootstrap"])
                 yield pair
                 for hosted in (pair.client, pair.server):
                     if hosted is not None:
                         hosted.stop.set()
 
 
-async def run_scenario(scenario: Scenario, python: bool) -> Outcome:
-    async with open_pair(python) as pair:
+async def run_scenario(scenario: Scenario, python: bool, partition: float) -> Outcome:
+    async with open_pair(python, scenario in ON_A_PATH) as pair:
+        pair.partition = partition
         traced, again = await scenario(pair)
         await settled(pair)
         found, told = pair.counts()
     return Outcome(
-        scenario=scenario.__doc__ or "",
+        scenario=(scenario.__doc__ or "").format(partition=partition),
         peers=pair.name,
         traced=traced,
         logged=len(found),
         told=told,
         doubled=sum(found.values()) - len(found),
         ships_again=None if again is None else round(again, 2),
+        outage=scenario is not lossy,
     )
 
 
-async def measure() -> list[Outcome]:
+async def measure(names: Sequence[str], partition: float) -> list[Outcome]:
     outcomes = []
-    for scenario in SCENARIOS:
+    reason = why_no_path()
+    for scenario in PLAIN + ON_A_PATH:
+        if scenario.__name__ not in names:
+            continue
+        if scenario in ON_A_PATH and reason is not None:
+            say(f"{scenario.__name__} is left out: {reason}")
+            continue
         for python in (True, False):
-            outcome = await run_scenario(scenario, python)
+            outcome = await run_scenario(scenario, python, partition)
             outcomes.append(outcome)
             result = f"{outcome.lost} lost, {outcome.doubled} doubled"
             say(f"{outcome.peers}, {outcome.scenario}: {result}")
@@ -332,6 +415,8 @@ def table(outcomes: list[Outcome]) -> str:
     ]
     for o in outcomes:
         again = "never" if o.ships_again is None else f"{o.ships_again:.1f} s"
+        if not o.outage:
+            again = ""
         lost = f"{o.lost:,} ({o.lost / o.traced:.0%})" if o.lost else "0"
         rows.append(
             f"| {o.scenario} | {o.peers} | {o.traced:,} | {lost} | {o.told:,} | {o.doubled:,} "
@@ -376,11 +461,14 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     parser.add_argument("--from", type=Path, dest="source", metavar="FILE", help="measure nothing")
     parser.add_argument("--table", type=Path, metavar="FILE", help="write the page there")
+    names = [scenario.__name__ for scenario in PLAIN + ON_A_PATH]
+    parser.add_argument("--only", nargs="+", choices=names, metavar="NAME", default=names)
+    parser.add_argument("--quick", action="store_true", help="8 s without a path, not 30")
     options = parser.parse_args()
     if options.source is not None:
         outcomes = msgspec_json.decode(options.source.read_bytes(), type=list[Outcome])
     else:
-        outcomes = trio.run(measure)
+        outcomes = trio.run(measure, options.only, 8.0 if options.quick else Pair.partition)
     if options.json is not None:
         options.json.write_bytes(msgspec_json.format(msgspec_json.encode(outcomes), indent=1))
     text = table(outcomes)
