@@ -382,17 +382,21 @@ async def big_messages(target: Target) -> Figures:
 
 @attack
 async def big_messages_and_silence(target: Target) -> Figures:
-    """One frame of 16 MiB from each of many connections, which then stay open."""
+    """A good record, then one of 16 MiB, from each of many connections, which then stay open."""
     taken = 0
     message = record(0, props=random.Random(target.seed).randbytes(FRAME // 2 - 200).hex())
     all_sent = trio.Event()
-    connections = target.options.get("connections", 16)
+    one_by_one = trio.Lock()
+    connections = target.options.get("connections", 14)
 
     async def send(dht: DHT, number: int) -> None:
         nonlocal taken
         connection = await greeted(dht, target, number)
-        await connection.send(message)
-        await drained(connection, target.seconds)
+        await connection.send(record(0))  # a stranger would be ended for it
+        await connection.wait_acknowledged()
+        async with one_by_one:  # so that no more than one is incomplete at a time
+            await connection.send(message)
+            await drained(connection, target.seconds)
         taken += 1
         if taken == connections:
             await trio.sleep(0.1)  # for whoever measures
