@@ -1,4 +1,4 @@
-"""How the command line parses what the rest of hyperlog has parsers for."""
+"""What the options of several commands share."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
+from hyperlog.config import parse_address
 from hyperlog.errors import ConfigError
 
-__all__ = ["checked"]
+__all__ = ["add_bootstrap", "checked"]
 
 
 def checked(parse: Callable[[str], Any]) -> Callable[[str], Any]:
@@ -21,3 +22,14 @@ def checked(parse: Callable[[str], Any]) -> Callable[[str], Any]:
             raise argparse.ArgumentTypeError(str(err)) from None
 
     return parse_argument
+
+
+def add_bootstrap(parser: argparse.ArgumentParser) -> None:
+    """Where a node of the command finds others."""
+    parser.add_argument(
+        "--bootstrap",
+        action="append",
+        type=checked(parse_address),
+        metavar="HOST:PORT",
+        help="node to join the DHT through; repeatable (default: the public HyperDHT)",
+    )

@@ -20,14 +20,9 @@ from typing import Any, NoReturn
 import trio
 
 from hyperlog.accounts import add_user_commands, run_user_command
+from hyperlog.arguments import add_bootstrap, checked
 from hyperlog.clientoptions import add_client_options, client_options, parse_server
-from hyperlog.config import (
-    DEFAULT_FOLDER,
-    DEFAULT_HOST,
-    DEFAULT_KEYS,
-    Address,
-    parse_address,
-)
+from hyperlog.config import DEFAULT_FOLDER, DEFAULT_HOST, DEFAULT_KEYS, Address
 from hyperlog.dht import DHTError, testnet
 from hyperlog.errors import ConfigError, HyperlogError
 from hyperlog.flushing import flush_spools
@@ -125,48 +120,16 @@ def _version() -> str:
         return "(not installed)"
 
 
-def _checked(parse: Callable[[str], Any]) -> Callable[[str], Any]:
-    """`parse` for argparse, which tells the text of its own error type only."""
-
-    def checked(text: str) -> Any:  # noqa: ANN401 - whatever parse gives
-        try:
-            return parse(text)
-        except ConfigError as err:
-            raise argparse.ArgumentTypeError(str(err)) from None
-
-    return checked
-
-
 def _port(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 0 <= int(text) < 65536:
         raise ConfigError(f"{text!r} is no UDP port; ports go from 1 to 65535, 0 means any")
     return int(text)
 
 
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 0 < seconds < 1e9:
-        raise ConfigError(f"{text!r} is no number of seconds above 0")
-    return seconds
-
-
 def _size(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 1000:
         raise ConfigError(f"{text!r} is no number of nodes; 1 to 1000 are possible")
     return int(text)
-
-
-def _add_bootstrap(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--bootstrap",
-        action="append",
-        type=_checked(parse_address),
-        metavar="HOST:PORT",
-        help="node to join the DHT through; repeatable (default: the public HyperDHT)",
-    )
 
 
 def _add_serve(commands: Any, shared: argparse.ArgumentParser) -> None:  # noqa: ANN401 - private type
@@ -181,12 +144,12 @@ def _add_serve(commands: Any, shared: argparse.ArgumentParser) -> None:  # noqa:
         metavar="FILE",
         help="the server's key pair, made if missing (default: ./keys.dat)",
     )
-    _add_bootstrap(parser)
+    add_bootstrap(parser)
     parser.add_argument(
         "--host", default=DEFAULT_HOST, help="IPv4 address to bind (default: all of them)"
     )
     parser.add_argument(
-        "--port", type=_checked(_port), help="UDP port, this one or none (default: any)"
+        "--port", type=checked(_port), help="UDP port, this one or none (default: any)"
     )
     parser.add_argument(
         "--local",
@@ -204,7 +167,7 @@ def _add_send(commands: Any, shared: argparse.ArgumentParser) -> None:  # noqa: 
     )
     parser.add_argument(
         "server",
-        type=_checked(parse_server),
+        type=checked(parse_server),
         metavar="SERVER",
         help="the server's key, 64 hex digits, or its address, https://HOST:PORT",
     )
@@ -228,14 +191,6 @@ def _add_send(commands: Any, shared: argparse.ArgumentParser) -> None:  # noqa: 
         "--keys", type=Path, metavar="FILE", help="key pair to send with, made if missing"
     )
     add_client_options(parser)
-    parser.add_argument(
-        "--timeout",
-        type=_checked(_seconds),
-        default=30.0,
-        metavar="SECONDS",
-        help="give up when nothing is delivered for so long (default: 30)",
-    )
-    parser.add_argument("--json", action="store_true", help="print the counts as JSON")
     parser.set_defaults(run=_send)
 
 
@@ -249,19 +204,11 @@ def _add_flush_spool(commands: Any, shared: argparse.ArgumentParser) -> None:  #
     )
     parser.add_argument(
         "--server",
-        type=_checked(parse_server),
+        type=checked(parse_server),
         metavar="SERVER",
         help="only what is for this server, its key or address (default: all of them)",
     )
     add_client_options(parser)
-    parser.add_argument(
-        "--timeout",
-        type=_checked(_seconds),
-        default=30.0,
-        metavar="SECONDS",
-        help="give up with a server when nothing is delivered for so long (default: 30)",
-    )
-    parser.add_argument("--json", action="store_true", help="print the counts as JSON")
     parser.set_defaults(run=_flush_spool)
 
 
@@ -324,11 +271,11 @@ def _data_options() -> argparse.ArgumentParser:
 def _add_testnet(commands: Any, shared: argparse.ArgumentParser) -> None:  # noqa: ANN401 - private type
     parser = commands.add_parser("testnet", parents=[shared], help="run a private DHT")
     parser.add_argument(
-        "--size", type=_checked(_size), default=4, help="number of nodes (default: 4)"
+        "--size", type=checked(_size), default=4, help="number of nodes (default: 4)"
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to bind (default: loopback)")
     parser.add_argument(
-        "--port", type=_checked(_port), default=0, help="port of the first node (default: any)"
+        "--port", type=checked(_port), default=0, help="port of the first node (default: any)"
     )
     parser.set_defaults(run=_testnet)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from hyperlog.arguments import checked
-from hyperlog.config import ClientOptions, parse_address, parse_public_key
+from hyperlog.arguments import add_bootstrap, checked
+from hyperlog.config import ClientOptions, parse_public_key
 from hyperlog.errors import ConfigError
 from hyperlog.webaddress import is_web_address, parse_web_address
 
@@ -32,13 +32,7 @@ def parse_server(text: str) -> bytes | str:
 
 def add_client_options(parser: argparse.ArgumentParser) -> None:
     """Add them to a command."""
-    parser.add_argument(
-        "--bootstrap",
-        action="append",
-        type=checked(parse_address),
-        metavar="HOST:PORT",
-        help="node to join the DHT through; repeatable (default: the public HyperDHT)",
-    )
+    add_bootstrap(parser)
     tokens = parser.add_mutually_exclusive_group()
     tokens.add_argument(
         "--token-file", type=Path, metavar="FILE", help="file with the application token"
@@ -59,6 +53,24 @@ def add_client_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="allow http:// to another machine, readable for everybody on the way",
     )
+    parser.add_argument(
+        "--timeout",
+        type=checked(_seconds),
+        default=30.0,
+        metavar="SECONDS",
+        help="give up with a server when nothing is delivered for so long (default: 30)",
+    )
+    parser.add_argument("--json", action="store_true", help="print the counts as JSON")
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds < 1e9:
+        raise ConfigError(f"{text!r} is no number of seconds above 0")
+    return seconds
 
 
 def client_options(options: argparse.Namespace) -> ClientOptions:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
 from hyperlog.access import AccessPolicy
+from hyperlog.arguments import checked
 from hyperlog.config import (
     DEFAULT_HTTP,
     DEFAULT_MAX_LINE,
@@ -22,7 +23,7 @@ from hyperlog.config import (
     parse_host_name,
     parse_mongo,
 )
-from hyperlog.errors import ConfigError, StoreError
+from hyperlog.errors import StoreError
 from hyperlog.limits import ServerLimits
 from hyperlog.quantities import parse_count, parse_duration, parse_learning, parse_size
 from hyperlog.sinks.folder import FilePolicy
@@ -113,25 +114,12 @@ def _given(options: argparse.Namespace, table: Sequence[Option]) -> dict[str, An
     return {name: getattr(options, name) for name, *_ in table if hasattr(options, name)}
 
 
-def _checked(parse: Callable[[str], Any]) -> Callable[[str], Any]:
-    """`parse` for argparse, which tells the text of its own error type only."""
-
-    def checked(text: str) -> Any:  # noqa: ANN401 - whatever parse gives
-        try:
-            return parse(text)
-        except ConfigError as err:
-            raise argparse.ArgumentTypeError(str(err)) from None
-
-    return checked
-
-
 def _add_limit(group: argparse._ArgumentGroup, prefix: str, option: Option) -> None:
     name, parse, metavar, text = option
-
     group.add_argument(
         f"--{prefix}{name.replace('_', '-')}",
         dest=name,
-        type=_checked(parse if name in NEVER_OFF else _unless_off(parse)),
+        type=checked(parse if name in NEVER_OFF else _unless_off(parse)),
         default=argparse.SUPPRESS,
         metavar=metavar,
         help=text,
@@ -148,7 +136,7 @@ def _add_file_options(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--max-line",
-        type=_checked(parse_size),
+        type=checked(parse_size),
         default=DEFAULT_MAX_LINE,
         metavar="SIZE",
         help="cut longer lines (default: 64K)",
@@ -165,7 +153,7 @@ def _add_access_options(group: argparse._ArgumentGroup) -> None:
     who.add_argument("--allow-any", action="store_true", help="any key may come (default)")
     group.add_argument(
         "--learn",
-        type=_checked(parse_learning),
+        type=checked(parse_learning),
         default=(None, None),
         metavar="TIME|N",
         help="add the keys that come within a time (10m), or the first N, to --allow; then lock",
@@ -196,14 +184,14 @@ def _add_store_options(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--mongo",
-        type=_checked(parse_mongo),
+        type=checked(parse_mongo),
         metavar="URI",
         help=f"mirror all records into this MongoDB; better told by the variable {MONGO_VARIABLE}, "
         "since other users see the arguments of a process",
     )
     group.add_argument(
         "--mongo-ttl",
-        type=_checked(_unless_off(parse_duration)),
+        type=checked(_unless_off(parse_duration)),
         metavar="TIME",
         help="have MongoDB remove older records (default: off)",
     )
@@ -214,7 +202,7 @@ def _add_store_options(group: argparse._ArgumentGroup) -> None:
 def _add_http_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--http",
-        type=_checked(_unless_off(_bind)),
+        type=checked(_unless_off(_bind)),
         default=argparse.SUPPRESS,
         metavar="HOST:PORT",
         help=f"serve HTTP and WebSockets here, or off (default: {DEFAULT_HTTP}, and off where the "
@@ -222,7 +210,7 @@ def _add_http_options(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--http-host",
-        type=_checked(parse_host_name),
+        type=checked(parse_host_name),
         action="append",
         default=[],
         metavar="NAME",

@@ -59,7 +59,7 @@ ARROWS: dict[str, set[str]] = {
     "limits": set(),
     "quantities": set(),
     "gate": {"access", "limits"},
-    "serveoptions": {"access", "limits", "quantities", "sinks", "store"},
+    "serveoptions": {"access", "arguments", "limits", "quantities", "sinks", "store"},
     "keyfile": {"dht"},
     "destination": set(),
     "webaddress": set(),
