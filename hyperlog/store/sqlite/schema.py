@@ -146,35 +146,44 @@ def connect_writer(path: Path) -> sqlite3.Connection:
     Raises:
         sqlite3.DatabaseError: the file is damaged, see `is_damage`, or cannot be used now.
     """
-    new = not path.exists()
+    if not path.exists():
+        _create(path)
     connection = sqlite3.connect(
         path, timeout=BUSY_TIMEOUT, isolation_level=None, cached_statements=256
     )
     try:
-        if new:
-            os.chmod(path, 0o600)  # what is in it may be readable by fewer than the log files
-            connection.execute(f"pragma page_size = {PAGE_SIZE}")
-            connection.execute("pragma auto_vacuum = incremental")
         connection.execute("pragma journal_mode = wal")
         connection.execute("pragma synchronous = normal")
         connection.execute(f"pragma cache_size = -{WRITER_CACHE}")
         connection.execute(f"pragma wal_autocheckpoint = {CHECKPOINT_PAGES}")
         connection.execute(f"pragma journal_size_limit = {MAX_LOG_SIZE}")
         connection.execute("pragma secure_delete = off")
-        if new:
-            connection.execute("begin immediate")
-            for statement in _TABLES.split(";"):
-                if statement.strip():
-                    connection.execute(statement)
-            connection.execute(f"pragma application_id = {APPLICATION_ID}")
-            connection.execute(f"pragma user_version = {VERSION}")
-            connection.execute("commit")
-            connection.execute("pragma wal_checkpoint(truncate)").fetchall()
         _check(connection)
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _create(path: Path) -> None:
+    """Make an empty database, which appears with all its tables: somebody may ask it already."""
+    temporary = path.with_name(path.name + ".new")
+    remove_database(temporary)
+    connection = sqlite3.connect(temporary, isolation_level=None)
+    try:
+        os.chmod(temporary, 0o600)  # what is in it may be readable by fewer than the log files
+        connection.execute(f"pragma page_size = {PAGE_SIZE}")
+        connection.execute("pragma auto_vacuum = incremental")
+        connection.execute("begin immediate")
+        for statement in _TABLES.split(";"):
+            if statement.strip():
+                connection.execute(statement)
+        connection.execute(f"pragma application_id = {APPLICATION_ID}")
+        connection.execute(f"pragma user_version = {VERSION}")
+        connection.execute("commit")
+    finally:
+        connection.close()
+    os.replace(temporary, path)
 
 
 def connect_reader(path: Path) -> sqlite3.Connection:
