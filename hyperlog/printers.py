@@ -14,6 +14,7 @@ import msgspec
 
 from hyperlog.store.answers import Bin, Top
 from hyperlog.store.levels import LEVEL_NAMES
+from hyperlog.store.recordjson import record_members
 from hyperlog.store.records import StoredRecord, decode_body
 from hyperlog.store.times import ms_iso
 from hyperlog.store.words import scalar_text
@@ -38,7 +39,7 @@ class Printer(Protocol):
 
 class JsonPrinter:
     def records(self, records: Sequence[StoredRecord]) -> None:
-        self._write(_record_members(record) for record in records)
+        self._write(record_members(record) for record in records)
 
     def end(self, *, more: bool) -> None:
         pass
@@ -58,27 +59,6 @@ class JsonPrinter:
     def _write(self, entries: Iterable[dict[str, Any]]) -> None:
         # JSON is UTF-8 whatever the terminal's encoding is.
         sys.stdout.buffer.write(b"".join(_encode(entry) + b"\n" for entry in entries))
-
-
-def _record_members(record: StoredRecord) -> dict[str, Any]:
-    """As `GET /api/v1/records` answers."""
-    body = record.body.decode(errors="replace").encode()
-    return {
-        "id": record.id,
-        "server": record.server,
-        "source": record.source,
-        "bucket": record.bucket,
-        "instance": record.instance,
-        "key": record.key,
-        "session": record.session,
-        "number": record.number,
-        "time": ms_iso(record.time),
-        "clientTime": None if record.client_time is None else ms_iso(record.client_time),
-        "level": LEVEL_NAMES[record.level],
-        "kind": record.kind,
-        "message": record.message,
-        "body": msgspec.Raw(body),
-    }
 
 
 def _named(counts: dict[int, int]) -> dict[str, int]:

@@ -19,6 +19,7 @@ from hyperlog.errors import QueryError, StoreUnavailable
 from hyperlog.store.answers import Page, Store, Top
 from hyperlog.store.levels import LEVEL_NAMES
 from hyperlog.store.query import Query
+from hyperlog.store.recordjson import encode_record, record_members
 from hyperlog.store.records import StoredRecord
 from hyperlog.store.times import ms_iso
 from hyperlog.tokens import EVERY_APPLICATION
@@ -38,7 +39,7 @@ from hyperlog.web.filters import (
 )
 from hyperlog.web.problems import Problem
 from hyperlog.web.progress import ProgressStream
-from hyperlog.web.recordjson import RECORD, encode_record, record_members
+from hyperlog.web.recordtexts import RECORD
 from hyperlog.web.state import service_of, shared_of
 
 __all__ = ["ENDPOINTS", "json_response"]

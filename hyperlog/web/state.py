@@ -13,7 +13,7 @@ from hyperlog.limits import Limiter
 from hyperlog.web.body import BodyRoom
 from hyperlog.web.httpserver import HTTPServer
 from hyperlog.web.linecount import LineCounter
-from hyperlog.web.recordjson import RecordTexts
+from hyperlog.web.recordtexts import RecordTexts
 from hyperlog.web.service import Service
 
 __all__ = ["Shared", "service_of", "shared_of"]

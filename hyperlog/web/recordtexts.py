@@ -1,47 +1,17 @@
-"""Records as JSON: what the server knows of one, and under `body` the line as it was written."""
+"""The JSON of records that many viewers want, and what it looks like."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Any, Final
-
-import msgspec
-from msgspec import Raw
+from typing import Final
 
 from hyperlog.store.levels import LEVEL_NAMES
+from hyperlog.store.recordjson import encode_record
 from hyperlog.store.records import StoredRecord
-from hyperlog.store.times import ms_iso
 
-__all__ = ["RECORD", "RecordTexts", "encode_record", "record_members"]
+__all__ = ["RECORD", "RecordTexts"]
 
 REMEMBERED: Final = 2048  # records whose JSON is kept
-
-_encode = msgspec.json.Encoder().encode
-
-
-def encode_record(record: StoredRecord) -> bytes:
-    """One record."""
-    return _encode(record_members(record))
-
-
-def record_members(record: StoredRecord) -> dict[str, Any]:
-    """To be encoded by msgspec."""
-    return {
-        "id": record.id,
-        "server": record.server,
-        "source": record.source,
-        "bucket": record.bucket,
-        "instance": record.instance,
-        "key": record.key,
-        "session": record.session,
-        "number": record.number,
-        "time": ms_iso(record.time),
-        "clientTime": None if record.client_time is None else ms_iso(record.client_time),
-        "level": LEVEL_NAMES[record.level],
-        "kind": record.kind,
-        "message": record.message,
-        "body": Raw(record.body),
-    }
 
 
 class RecordTexts:
