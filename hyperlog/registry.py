@@ -17,10 +17,11 @@ from typing import Final
 
 from hyperlog.errors import ConfigError, KeyFileError
 
-__all__ = ["REGISTRY_NAME", "Registry"]
+__all__ = ["PATIENCE", "REGISTRY_NAME", "SERVER_PATIENCE", "Registry"]
 
 REGISTRY_NAME: Final = "registry.sqlite"
-BUSY_TIMEOUT: Final = 5.0  # s that a writer waits for another
+PATIENCE: Final = 5.0  # s that a command waits for others that are writing
+SERVER_PATIENCE: Final = 0.2  # s; nothing else happens in the server meanwhile
 SCHEMA_VERSION: Final = 1
 SCHEMA: Final = """
 CREATE TABLE secret (
@@ -69,15 +70,18 @@ CREATE TABLE login (
 class Registry:
     """An open registry; for one thread. Times are seconds since 1970."""
 
-    def __init__(self, folder: Path, *, create: bool = True) -> None:
+    def __init__(self, folder: Path, *, create: bool = True, patience: float = PATIENCE) -> None:
         """Open the registry in `folder`; with `create` both are made if missing, for this user
         alone.
+
+        Once it is open, calls wait up to `patience` seconds for others that are writing.
 
         Raises:
             KeyFileError: it cannot be read or made, or others can read it; the text says what to
                 do.
         """
         self.path = folder / REGISTRY_NAME
+        self._patience = patience
         self._connection: sqlite3.Connection | None = None
         self._identity: tuple[int, int] | None = None
         """of the file that is open, or was; None if that is gone"""
@@ -117,6 +121,7 @@ class Registry:
         try:
             return self._connected().execute(statement, values).fetchall()
         except sqlite3.Error as error:
+            self._version = -1  # what others have changed may not have been read
             raise self._fault(error) from error
 
     def changed(self) -> bool:
@@ -165,9 +170,12 @@ class Registry:
                 f"chmod 600 {shlex.quote(os.fspath(path))}"
             )
         try:
-            connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT, isolation_level=None)
+            # Servers and commands may start together, and each of them has to make the tables.
+            timeout = PATIENCE if create else self._patience
+            connection = sqlite3.connect(path, timeout=timeout, isolation_level=None)
             try:
                 _make_tables(connection)
+                connection.execute(f"PRAGMA busy_timeout = {int(self._patience * 1000)}")
                 connection.row_factory = sqlite3.Row
                 self._version = connection.execute("PRAGMA data_version").fetchone()[0]
             except BaseException:
@@ -179,6 +187,8 @@ class Registry:
         self._identity = _identity(path)
 
     def _fault(self, error: sqlite3.Error) -> KeyFileError:
+        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
+            return KeyFileError(f"{self.path} is being written by another process: try again")
         return KeyFileError(
             f"{self.path} cannot be used: {error}; restore it from a backup, or move it away and "
             "issue all tokens again"

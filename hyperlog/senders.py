@@ -186,10 +186,12 @@ class Permits:
         return (self._folder / REGISTRY_NAME).exists()
 
     def _open(self, *, must: bool) -> None:
-        from hyperlog.tokens import TokenAuthority  # with its packages, which not all have
+        # With their packages, which not all have.
+        from hyperlog.registry import SERVER_PATIENCE
+        from hyperlog.tokens import TokenAuthority
 
         try:
-            self.authority = TokenAuthority(self._folder)
+            self.authority = TokenAuthority(self._folder, patience=SERVER_PATIENCE)
         except ConfigError as error:
             if must:
                 raise

@@ -28,7 +28,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from hyperlog.errors import ConfigError, KeyFileError, TokenError
-from hyperlog.registry import Registry
+from hyperlog.registry import PATIENCE, Registry
 
 __all__ = ["EVERY_APPLICATION", "IssuedToken", "Scope", "TokenAuthority", "TokenClaims"]
 
@@ -106,9 +106,9 @@ class _Payload(Struct):
 class TokenAuthority:
     """Issues and verifies the tokens of one server; for one thread."""
 
-    def __init__(self, folder: Path, *, create: bool = True) -> None:
+    def __init__(self, folder: Path, *, create: bool = True, patience: float = PATIENCE) -> None:
         """`folder` has the registry, which is made, with a first secret, if there is none and
-        `create` is set.
+        `create` is set; `patience` is the registry's.
 
         Raises:
             ConfigError: PyJWT is not installed.
@@ -116,7 +116,7 @@ class TokenAuthority:
         """
         self._jwt = _import_jwt()
         self._codec = self._jwt.PyJWT(options={"enforce_minimum_key_length": True})
-        self._registry = Registry(folder, create=create)
+        self._registry = Registry(folder, create=create, patience=patience)
         self._secrets: dict[str, bytes] = {}
         """by kid, the current one last"""
         self._tokens: dict[str, IssuedToken] = {}

@@ -13,13 +13,14 @@ import hashlib
 import re
 import secrets
 import sqlite3
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
 import nacl.exceptions
 from nacl.pwhash import argon2id
 
-from hyperlog.errors import ConfigError
+from hyperlog.errors import ConfigError, KeyFileError
 from hyperlog.registry import Registry
 
 __all__ = [
@@ -247,7 +248,8 @@ class Logins:
             self.close(id)
             return None
         if now - login.seen_at >= SEEN_INTERVAL:
-            with self._registry.transaction() as connection:
+            # Where others are writing, the next use is soon enough.
+            with suppress(KeyFileError), self._registry.transaction() as connection:
                 connection.execute(
                     "UPDATE login SET seen_at = ? WHERE digest = ?", (int(now), _digest(id))
                 )

@@ -93,7 +93,7 @@ ARROWS: dict[str, set[str]] = {
     "sinks": {"records", "sinks"},
     "connections": {"records"},
     "posting": {"records", "resume"},
-    "senders": {"control", "limits", "records", "tokens"},
+    "senders": {"control", "limits", "records", "registry", "tokens"},
     "sources": {"keywriter", "posting", "resume", "sinks"},
     "registry": set(),
     "tokens": {"registry"},

@@ -1,6 +1,8 @@
 import os
 import sqlite3
 import threading
+import time
+from contextlib import contextmanager
 
 import pytest
 
@@ -100,6 +102,76 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(KeyFileError, match="cannot open"):
         Registry(tmp_path / "file" / "data")
+
+
+@contextmanager
+def writing(registry):
+    """Another process in the midst of a transaction."""
+    connection = sqlite3.connect(registry.path, isolation_level=None)
+    connection.execute("BEGIN EXCLUSIVE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    finally:
+        connection.close()
+
+
+def test_a_server_does_not_wait_long_for_others_that_write(tmp_path, registry):
+    served = Registry(tmp_path / "data", patience=0.1)
+    try:
+        with writing(registry):
+            begin = time.monotonic()
+            with pytest.raises(KeyFileError, match="try again"):
+                kids(served)
+            with pytest.raises(KeyFileError, match="try again"), served.transaction():
+                pass
+            assert time.monotonic() - begin < 2
+        with served.transaction() as connection:
+            add(connection, "a")
+    finally:
+        served.close()
+
+
+def test_a_command_waits_for_others_that_write(tmp_path):
+    opened = threading.Event()
+    found = []
+
+    def ask():
+        registry = Registry(tmp_path)
+        opened.set()
+        held.wait()
+        found.append(kids(registry))
+        registry.close()
+
+    held = threading.Event()
+    command = threading.Thread(target=ask)
+    command.start()
+    opened.wait()
+    other = sqlite3.connect(tmp_path / "registry.sqlite", isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    add(other, "a")
+    held.set()
+    command.join(0.3)
+    assert command.is_alive()
+    other.execute("COMMIT")
+    other.close()
+    command.join()
+    assert found == [["a"]]
+
+
+def test_what_could_not_be_read_is_noticed_again(tmp_path, registry):
+    served = Registry(tmp_path / "data", patience=0.01)
+    try:
+        with registry.transaction() as connection:
+            add(connection, "a")
+        assert served.changed()
+        with writing(registry), pytest.raises(KeyFileError):
+            kids(served)
+        assert served.changed()
+        assert kids(served) == ["a"]
+        assert not served.changed()
+    finally:
+        served.close()
 
 
 def test_many_that_start_together_share_one_registry(tmp_path):

@@ -15,7 +15,7 @@ from hyperlog.config import ServerConfig
 from hyperlog.connections import ConnectionManager
 from hyperlog.gate import Gate
 from hyperlog.intake import Intake
-from hyperlog.registry import Registry
+from hyperlog.registry import SERVER_PATIENCE, Registry
 from hyperlog.store.answers import Store
 from hyperlog.tail import Tail
 from hyperlog.tokens import TokenAuthority
@@ -95,7 +95,7 @@ def open_panel(server: PanelServer, gate: Gate, bootstrap: Sequence[str]) -> Ope
     store, tokens = server.store, server.tokens
     if store is None or tokens is None:
         return None
-    registry = Registry(server.config.data)
+    registry = Registry(server.config.data, patience=SERVER_PATIENCE)
     audit, changes = AuditLog(server.intake), Changes(registry)
     panel = create_panel(
         config=server.config,
