@@ -23,11 +23,11 @@ from hyperlog.config import (
     parse_host_name,
     parse_mongo,
 )
-from hyperlog.errors import StoreError
+from hyperlog.errors import ConfigError, StoreError
 from hyperlog.limits import ServerLimits
 from hyperlog.quantities import parse_count, parse_duration, parse_learning, parse_size
 from hyperlog.sinks.folder import FilePolicy
-from hyperlog.store.policy import StorePolicy
+from hyperlog.store.policy import BucketPolicy, StorePolicy
 
 __all__ = ["add_server_options", "server_options"]
 
@@ -95,6 +95,7 @@ def server_options(options: argparse.Namespace) -> ServerOptions:
         retention=StorePolicy(
             keep_age=getattr(options, "keep_records", None),
             keep_bytes=getattr(options, "keep_record_bytes", None),
+            buckets=dict(options.keep_bucket),
         ),
     )
 
@@ -197,6 +198,15 @@ def _add_store_options(group: argparse._ArgumentGroup) -> None:
     )
     for option in STORE_OPTIONS:
         _add_limit(group, "", option)
+    group.add_argument(
+        "--keep-bucket",
+        type=checked(parse_bucket_policy),
+        action="append",
+        default=[],
+        metavar="APP=TIME[,SIZE]",
+        help="keep the records of this application for so long and up to so much instead; "
+        "may be repeated",
+    )
 
 
 def _add_http_options(group: argparse._ArgumentGroup) -> None:
@@ -216,6 +226,21 @@ def _add_http_options(group: argparse._ArgumentGroup) -> None:
         metavar="NAME",
         help="a name that requests may give in their Host header, beside the address above and "
         "localhost; may be repeated",
+    )
+
+
+def parse_bucket_policy(text: str) -> tuple[str, BucketPolicy]:
+    """An application and what is kept of it, of `cerco=30d`, `cerco=30d,2G` or `cerco=off,2G`.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    name, equals, limits = text.rpartition("=")
+    age, _, size = limits.partition(",")
+    if not equals or not name:
+        raise ConfigError(f"{text!r} names no application: write it like cerco=30d,2G")
+    return name, BucketPolicy(
+        _unless_off(parse_duration)(age), _unless_off(parse_size)(size) if size else None
     )
 
 

@@ -16,7 +16,7 @@ from hyperlog.errors import ConfigError
 from hyperlog.limits import ServerLimits
 from hyperlog.serveoptions import add_server_options, server_options
 from hyperlog.sinks.folder import FilePolicy
-from hyperlog.store.policy import StorePolicy
+from hyperlog.store.policy import BucketPolicy, StorePolicy
 
 OPERATIONS = (Path(__file__).parent.parent / "docs" / "operations.md").read_text()
 
@@ -117,6 +117,9 @@ def test_without_the_packages_for_it_there_is_no_http_by_default(monkeypatch):
         ("--http a:65536", "HOST:PORT"),
         ("--http-host a:80", "no host name"),
         ("--keep-records 7", "no time"),
+        ("--keep-bucket 7d", "names no application"),
+        ("--keep-bucket cerco=7", "no time"),
+        ("--keep-bucket cerco=7d,x", "no size"),
     ],
 )
 def test_mistakes_are_told(arguments, text, capsys):
@@ -159,3 +162,12 @@ def test_every_limit_can_be_set():
     names = {field.name for field in (*fields(FilePolicy), *fields(ServerLimits))} - fixed
     made = {re.sub("^max_", "", option[2:].replace("-", "_")) for option in options()}
     assert {re.sub("^max_", "", name) for name in names} <= made
+
+
+def test_an_application_can_be_kept_for_another_time():
+    words = "--keep-records 7d --keep-bucket a=b=90d,2G --keep-bucket midas=off".split()
+    retention = parse(*words)["retention"]
+    week, quarter = 7 * 86400, 90 * 86400
+    assert retention.of("cerco") == BucketPolicy(week, None)
+    assert retention.of("a=b") == BucketPolicy(quarter, 2 * 2**30)
+    assert retention.of("midas") == BucketPolicy(None, None)
