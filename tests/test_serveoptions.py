@@ -165,7 +165,7 @@ def test_every_limit_can_be_set():
 
 
 def test_an_application_can_be_kept_for_another_time():
-    words = "--keep-records 7d --keep-bucket a=b=90d,2G --keep-bucket midas=off".split()
+    words = ["--keep-records", "7d", "--keep-bucket", "a=b=90d,2G", "--keep-bucket", "midas=off"]
     retention = parse(*words)["retention"]
     week, quarter = 7 * 86400, 90 * 86400
     assert retention.of("cerco") == BucketPolicy(week, None)
