@@ -357,10 +357,10 @@ async def open_pair(python: bool, on_a_path: bool) -> AsyncIterator[Pair]:
         if python:
             scene = Scene(folder, nursery) if path is None else SceneOnPath(folder, nursery)
             scene.path = path
+            stack.push_async_callback(scene.close)
             pair = PythonPair(scene)
             pair.path = path
             yield pair
-            await scene.close()
         else:
             pair = JavaScriptPair(folder, path, nursery)
             testnet = json.dumps({"size": 4, "host": pair.server_host})
@@ -436,8 +436,14 @@ Made by `python -m benchmarks.faults --table`; the scenarios are in
 
 *Lost*: neither in the log nor told in a gap line. *Told*: in a gap line, which says whose, how
 many, which numbers and why. *Ships again*: from the moment at which the server is ready (the stop
-is over) to the next trace in the log. Where 6,000 traces wait, hyperlog's application was started
-while the server was away, and had to find it first; the JavaScript application had known it before.
+is over, packets get through again) to the next trace in the log. Where 6,000 traces wait,
+hyperlog's application was started while the server was away, and had to find it first; the
+JavaScript application had known it before.
+
+Where packets get lost, server and application run in network namespaces of their own, and all that
+goes from one to the other goes through a program that drops it or not
+([benchmarks/lossy_path.py](../benchmarks/lossy_path.py)): handshakes, the addresses that peers tell
+each other, everything. Neither pair knows of it.{note}
 
 ## Beside other shippers
 
@@ -462,6 +468,7 @@ def main() -> None:
     parser.add_argument("--from", type=Path, dest="source", metavar="FILE", help="measure nothing")
     parser.add_argument("--table", type=Path, metavar="FILE", help="write the page there")
     names = [scenario.__name__ for scenario in PLAIN + ON_A_PATH]
+    parser.add_argument("--note", metavar="TEXT", help="a sentence about the run for the page")
     parser.add_argument("--only", nargs="+", choices=names, metavar="NAME", default=names)
     parser.add_argument("--quick", action="store_true", help="8 s without a path, not 30")
     options = parser.parse_args()
@@ -473,8 +480,9 @@ def main() -> None:
         options.json.write_bytes(msgspec_json.format(msgspec_json.encode(outcomes), indent=1))
     text = table(outcomes)
     if options.table is not None:
+        note = f" {options.note}" if options.note else ""
         machine = f"{platform.system()}, Python {platform.python_version()}"
-        options.table.write_text(PAGE.format(machine=machine, table=text))
+        options.table.write_text(PAGE.format(machine=machine, table=text, note=note))
     print(text)
 
 

@@ -106,13 +106,11 @@ async def open_path(seed: int = 1) -> AsyncIterator[LossyPath]:
     )
     path = LossyPath(near, far, seed=seed)
     with ExitStack() as stack:
-        devices = [
-            _open_device(near, far.address, stack),
-            _open_device(far, near.address, stack),
-        ]
+        near_device = _open_device(near, far.address, stack)
+        far_device = _open_device(far, near.address, stack)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(path.carry, *devices)
-            nursery.start_soon(path.carry, *reversed(devices))
+            nursery.start_soon(path.carry, near_device, far_device)
+            nursery.start_soon(path.carry, far_device, near_device)
             try:
                 yield path
             finally:
