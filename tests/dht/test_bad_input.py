@@ -1,4 +1,7 @@
-"""What strangers may send to a node: it harms neither the node nor the connections of others."""
+"""What strangers may send to a node: it harms neither the node nor the connections of others.
+
+Garbage by the hundred thousand is test_bad_datagrams.py; here all that is sent means something.
+"""
 
 from __future__ import annotations
 

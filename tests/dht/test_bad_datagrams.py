@@ -18,7 +18,7 @@ from hyperlog.dht.rpc.messages import PING, Request, node_id
 from hyperlog.dht.sockets import CLIENT, SERVER
 from tests.dht.peers import LONG, sim_dht
 
-VECTORS = Path(__file__).parent / "vectors" / "dht"
+VECTORS = Path(__file__).parent.parent / "vectors" / "dht"
 COUNT = 100_000
 SEEDS = range(1, 11) if LONG else [1]
 BATCH = 250
