@@ -12,7 +12,8 @@
     │   └── SessionRewound          a failed write took back what this       SESSION_REWOUND
     │                               connection had handed over
     ├── SinkError                   records cannot be stored                 SINK_ERROR
-    │   └── LogQuotaReached         until there is room again                LOG_QUOTA_REACHED
+    │   ├── LogQuotaReached         until there is room again                LOG_QUOTA_REACHED
+    │   └── RateExceeded            until the sender has waited              LIMIT
     ├── StoreError
     │   ├── StoreUnavailable        the store cannot answer now              STORE_UNAVAILABLE
     │   └── QueryError              what was asked has no answer             QUERY_ERROR
@@ -36,6 +37,7 @@ __all__ = [
     "LogQuotaReached",
     "PeerProtocolError",
     "QueryError",
+    "RateExceeded",
     "ServerRefused",
     "SessionError",
     "SessionRewound",
@@ -110,6 +112,16 @@ class SinkError(HyperlogError):
 
 class LogQuotaReached(SinkError):
     code = "LOG_QUOTA_REACHED"
+
+
+class RateExceeded(SinkError):
+    """Nothing was taken; in `retry_after` seconds it may be."""
+
+    code = "LIMIT"
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class StoreError(HyperlogError):

@@ -18,11 +18,13 @@ import trio
 
 from hyperlog.access import Access, AccessPolicy
 from hyperlog.config import Address
+from hyperlog.errors import RateExceeded
 from hyperlog.limits import Admission, Limiter, LimitStatistics, ServerLimits
 
-__all__ = ["Gate", "GateStatistics", "Guest"]
+__all__ = ["Gate", "GateStatistics", "Guest", "pace_requests"]
 
 WATCH_INTERVAL: Final = 1.0  # s between two looks at the list and at those who prove nothing
+REQUEST_PATIENCE: Final = 5.0  # s that a request waits because its sender was too fast
 
 
 class Peer(Protocol):
@@ -149,10 +151,12 @@ class Gate:
             await trio.sleep(delay)
 
     async def pace_requests(self, key: bytes, messages: int, size: int) -> None:
-        """The same for messages that come without a connection that lasts."""
-        delay = self._limiter.spend(key, messages, size, self._clock())
-        if delay > 0:
-            await trio.sleep(delay)
+        """The same for messages that come without a connection that lasts.
+
+        Raises:
+            RateExceeded: it would have to wait for too long; nothing was counted.
+        """
+        await pace_requests(self._limiter, key, messages, size, self._clock())
 
     async def watch(self) -> None:
         """Run until cancelled."""
@@ -195,3 +199,19 @@ class Gate:
                 self._limiter.recognise(address[0])
         else:
             guest.connection.abort()
+
+
+async def pace_requests(limiter: Limiter, key: bytes, messages: int, size: int, now: float) -> None:
+    """Count messages of `size` bytes together, and wait if their sender was too fast.
+
+    Who waits keeps a request open, so that it is for a short while only; what is owed after that
+    is for the next request to be told of.
+
+    Raises:
+        RateExceeded: more is owed by earlier requests than can be waited for; nothing was counted.
+    """
+    owed = limiter.spend(key, 0, 0, now)
+    if owed > REQUEST_PATIENCE:
+        raise RateExceeded("more comes from this sender than is allowed: slow down", owed)
+    delay = limiter.spend(key, messages, size, now)
+    await trio.sleep(min(delay, REQUEST_PATIENCE))

@@ -126,6 +126,7 @@ class Intake:
             SinkError: nothing, or not all of it, is durable: it may be sent again later. What has
                 no numbers may then be written twice.
             LogQuotaReached: nothing was written, for there is no room.
+            RateExceeded: nothing was written, for the sender brings too much.
         """
         return await self._deliveries.take(sender, messages)
 

@@ -8,7 +8,8 @@ import pytest
 import trio
 
 from hyperlog.access import AccessPolicy
-from hyperlog.gate import Gate
+from hyperlog.errors import RateExceeded
+from hyperlog.gate import REQUEST_PATIENCE, Gate
 from hyperlog.limits import ServerLimits
 
 A, B = bytes([1]) * 32, bytes([2]) * 32
@@ -92,6 +93,24 @@ async def test_a_fast_sender_is_read_at_its_rate(watched, autojump_clock):
     begin = trio.current_time()
     await gate.pace(other, 10, 10)
     assert trio.current_time() - begin < 0.01
+
+
+async def test_a_request_waits_for_a_short_while_and_the_next_is_told_for_how_long(
+    watched, autojump_clock
+):
+    gate = watched(records_per_key=1, bytes_per_key=None)
+    begin = trio.current_time()
+    await gate.pace_requests(A, 100, 100)
+    assert trio.current_time() - begin == REQUEST_PATIENCE
+    for _ in range(3):  # what is refused does not count
+        with pytest.raises(RateExceeded) as caught:
+            await gate.pace_requests(A, 100, 100)
+        assert caught.value.retry_after == pytest.approx(100 - 2 - REQUEST_PATIENCE)
+    await gate.pace_requests(B, 1, 1)
+    await trio.sleep(caught.value.retry_after)
+    begin = trio.current_time()
+    await gate.pace_requests(A, 3, 3)
+    assert trio.current_time() - begin == pytest.approx(3)
 
 
 async def test_a_key_taken_off_the_list_loses_its_connections_within_a_second(

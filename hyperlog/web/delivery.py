@@ -10,11 +10,11 @@ import time
 from collections.abc import Iterable
 from typing import Any, Final, TypeAlias
 
-import trio
 from starlette.requests import HTTPConnection, Request
 
 from hyperlog.control import name_fault
-from hyperlog.errors import LogQuotaReached, SinkError, TokenError
+from hyperlog.errors import LogQuotaReached, RateExceeded, SinkError, TokenError
+from hyperlog.gate import pace_requests
 from hyperlog.records import instance_source
 from hyperlog.senders import Sender
 from hyperlog.tokens import TokenClaims
@@ -27,7 +27,6 @@ __all__ = ["INSTANCE_HEADER", "MAX_ERRORS", "Delivery", "Parsed", "host_of", "pe
 
 INSTANCE_HEADER: Final = "X-Hyperlog-Instance"
 MAX_INSTANCES: Final = 64  # of one request
-MAX_DELAY: Final = 5.0  # s that a request waits because of its token's rate
 MAX_ERRORS: Final = 1000  # refused records that an answer tells of
 MISMATCH: Final = "TOKEN_MISMATCH"
 
@@ -64,11 +63,13 @@ class Delivery:
                 field="instance",
                 limit=MAX_INSTANCES,
             )
-        await self._pace()
         try:
+            await self._pace()
             # One after the other: what was written when another cannot be is told, not guessed.
             for instance, records in self._instances.items():
                 await self._take(instance, records)
+        except RateExceeded as error:
+            raise self._unavailable(error, 429, error.retry_after) from error
         except LogQuotaReached as error:
             raise self._unavailable(error, 507) from error
         except SinkError as error:
@@ -80,13 +81,8 @@ class Delivery:
         instance is counted by the intake."""
         messages = [message for records in self._instances.values() for _, message in records]
         limiter, token = shared_of(self._request).limiter, self._claims.jti.encode()
-        owed = limiter.spend(token, 0, 0, time.monotonic())
-        if owed > MAX_DELAY:
-            raise Problem(
-                429, "this token brings more than is allowed", code="LIMIT", retry_after=owed
-            )
-        delay = limiter.spend(token, len(messages), sum(map(len, messages)), time.monotonic())
-        await trio.sleep(min(delay, MAX_DELAY))
+        size = sum(map(len, messages))
+        await pace_requests(limiter, token, len(messages), size, time.monotonic())
 
     def _sort(self, index: int, entry: Entry) -> BadField | None:
         """Put a record to the others of its instance; or why the token does not allow it."""
@@ -117,13 +113,17 @@ class Delivery:
             else:
                 self.errors.append((index, BadField(None, reason)))
 
-    def _unavailable(self, error: SinkError, status: int) -> Problem:
+    def _unavailable(self, error: SinkError, status: int, retry_after: float = 5.0) -> Problem:
+        if isinstance(error, RateExceeded):
+            reason = "more is sent than is allowed"
+        else:
+            reason = "the server cannot write now"
         return Problem(
             status,
-            "the server cannot write now; records with traceSessionId and traceNumber can be sent "
-            "again without being doubled",
+            f"{reason}; records with traceSessionId and traceNumber can be sent again without "
+            "being doubled",
             code=error.code,
-            retry_after=5,
+            retry_after=retry_after,
             accepted=self.accepted,
         )
 

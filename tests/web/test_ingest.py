@@ -261,6 +261,22 @@ async def test_a_token_that_brings_too_much_is_told_when_to_come_again(tmp_path)
             assert (await other.post(LOGS, content=MESSAGE)).status_code == 200
 
 
+async def test_an_instance_that_brings_too_much_is_told_when_to_come_again(tmp_path):
+    async with site(tmp_path) as here, here.client(here.token()) as client:
+        limiter, limits = here.server._gate._limiter, here.server.config.limits
+        source = instance_source("cerco", "fast")
+        limiter.spend(source, int(20 * limits.records_per_key), 0, time.monotonic())
+        for instance, status in (("slow", 200), ("fast", 429)):
+            record = {"message": "x", "instance": instance}
+            answer = await client.post(LOGS, json=record)
+            assert answer.status_code == status
+        assert (answer.json()["code"], answer.json()["accepted"]) == ("LIMIT", 0)
+        assert 10 <= int(answer.headers["retry-after"]) <= 20
+        both = [{"message": "y", "instance": instance} for instance in ("slow", "fast")]
+        answer = await client.post(LOGS, json=both)
+        assert (answer.status_code, answer.json()["accepted"]) == (429, 1)
+
+
 async def test_many_requests_at_a_time_lose_nothing(tmp_path):
     async with site(tmp_path) as here, here.client(here.token()) as client:
 
