@@ -26,6 +26,7 @@ NAMES = (
     "trace_cost",
     "store",
     "websocket",
+    "panel",
 )
 
 

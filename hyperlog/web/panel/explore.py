@@ -7,10 +7,11 @@ may take longer; so are further records when somebody scrolls.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Final
+from functools import partial
+from typing import Final, TypeVar
 
 import trio
 from starlette.requests import Request
@@ -25,6 +26,7 @@ from hyperlog.store.records import StoredRecord
 from hyperlog.store.words import scalar_text
 from hyperlog.users import Login
 from hyperlog.web.panel.routes import Panel, PanelRoute
+from hyperlog.web.panel.summaries import Summaries
 from hyperlog.web.panel.view import DEFAULT_SINCE, RANGES, View, term_of
 from hyperlog.web.problems import Problem
 
@@ -41,6 +43,8 @@ FACETS: Final = ("level", "bucket", "instance", "kind")
 FACET_VALUES: Final = 12
 ANSWER_TIME: Final = 20.0  # s that a store may take for one answer
 MAX_CELL: Final = 300  # characters of a pinned field
+
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,7 @@ class Explore:
     def __init__(self, panel: Panel, store: Store) -> None:
         self._panel = panel
         self._store = store
+        self._summaries = Summaries()
 
     # -- the page and its parts
 
@@ -114,24 +119,25 @@ class Explore:
 
     async def histogram(self, request: Request, login: Login) -> Response:
         """`{since, until, step, bins: [[start, {level: count}], …], total}`; times in ms."""
-        view, now = View.of(request.query_params), now_ms()
-        with answering():
-            query = view.query(now)
-            until = now if query.until is None else query.until
-            since = query.since
-            if since is None:
-                since, until = await self._extent(query, until)
-            step = step_for(until - since)
-            bins = await self._store.histogram(replace(query, since=since, until=until), step=step)
-        return JSONResponse(
-            {
-                "since": since,
-                "until": until,
-                "step": step,
-                "bins": [[one.start, one.counts] for one in bins],
-                "total": sum(sum(one.counts.values()) for one in bins),
-            }
-        )
+        view = View.of(request.query_params)
+        return JSONResponse(await self._summary("histogram", view, partial(self._bins, view)))
+
+    async def _bins(self, view: View) -> dict[str, object]:
+        now = now_ms()
+        query = view.query(now)
+        until = now if query.until is None else query.until
+        since = query.since
+        if since is None:
+            since, until = await self._extent(query, until)
+        step = step_for(until - since)
+        bins = await self._store.histogram(replace(query, since=since, until=until), step=step)
+        return {
+            "since": since,
+            "until": until,
+            "step": step,
+            "bins": [[one.start, one.counts] for one in bins],
+            "total": sum(sum(one.counts.values()) for one in bins),
+        }
 
     async def _extent(self, query: Query, until: int) -> tuple[int, int]:
         """From the oldest record to just after the newest."""
@@ -145,8 +151,11 @@ class Explore:
         """The most frequent values of one field, as a list of links."""
         view = View.of(request.query_params)
         field = request.query_params.get("field", "")
-        with answering():
-            top = await self._store.top(view.query(now_ms()), field, limit=FACET_VALUES)
+
+        async def ask() -> Top:
+            return await self._store.top(view.query(now_ms()), field, limit=FACET_VALUES)
+
+        top = await self._summary(f"facet {field}", view, ask)
         return self._panel.renderer.fragment(
             "facet.html",
             field=field,
@@ -155,6 +164,26 @@ class Explore:
             view=view,
             fixed=field in FACETS,
         )
+
+    async def _summary(self, name: str, view: View, ask: Callable[[], Awaitable[Answer]]) -> Answer:
+        """What `ask` answers about a view, now or not long ago.
+
+        Raises:
+            Problem: the store cannot be asked this, or cannot answer now.
+        """
+
+        async def ask_or_fail() -> Answer | Problem:
+            try:
+                with answering():
+                    return await ask()
+            except Problem as problem:  # whoever asks the same is told the same
+                return problem
+
+        question = name, view.q, view.since, view.until
+        answer = await self._summaries.answer(question, ask_or_fail)
+        if isinstance(answer, Problem):
+            raise answer
+        return answer
 
     async def refine(self, request: Request, login: Login) -> Response:
         """Go to the same view narrowed by a value: `field`, `value`, `kind`, `exclude`."""

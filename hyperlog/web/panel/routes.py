@@ -6,6 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, Literal, TypeAlias
 from urllib.parse import parse_qsl
 
@@ -25,6 +26,7 @@ from hyperlog.web.panel.access import (
     to_login,
 )
 from hyperlog.web.panel.assets import Assets
+from hyperlog.web.panel.leaving import while_there
 from hyperlog.web.panel.rendering import Renderer
 from hyperlog.web.panel.searches import Searches
 from hyperlog.web.problems import Problem
@@ -97,13 +99,19 @@ class Panel:
                     return self.problem_page(request, problem, login_now)
                 raise
             if row.kind == "data":
-                return await row.endpoint(request, login)
+                return await self._answer(row, request, login)
             try:
-                return await row.endpoint(request, login)
+                return await self._answer(row, request, login)
             except Problem as problem:
                 return self.problem_page(request, problem, login)
 
         return answer
+
+    @staticmethod
+    async def _answer(row: PanelRoute, request: Request, login: Login) -> Response:
+        if row.method == "GET":
+            return await while_there(request, partial(row.endpoint, request, login))
+        return await row.endpoint(request, login)
 
     def _safely(self, endpoint: PublicEndpoint) -> PublicEndpoint:
         async def answer(request: Request) -> Response:

@@ -1,8 +1,9 @@
 // Live: rows come in above, at most a few hundred are kept; scrolling down or a key stops them.
 
-import { keys, timeText } from 'hyperlog/panel.js';
+import { keys, notice, timeText } from 'hyperlog/panel.js';
 import { mark } from 'hyperlog/explore.js';
 
+const RETRY = 3000; // ms after which a connection is tried again that the browser has given up
 const KEPT = 500; // rows on the page
 const HELD = 500; // rows that wait while it is paused
 const LEVELS = { 5: ['trace', 'T'], 10: ['debug', 'D'], 20: ['info', 'I'], 30: ['warning', 'W'], 40: ['error', 'E'], 50: ['critical', 'C'] };
@@ -18,6 +19,8 @@ let byScroll = false;
 let held = [];
 let hidden = 0;
 let seen = [];
+let lookedAt = Date.now(); // when this page last ran: a computer may have been asleep since
+let lostAt = null;
 
 function cell(row, className, ...content) {
   const element = document.createElement('td');
@@ -101,15 +104,53 @@ addEventListener('scroll', () => {
 }, { passive: true });
 
 setInterval(() => {
+  lookedAt = Date.now();
   const now = performance.now();
   seen = seen.filter(([at]) => now - at < 5000);
   const perSecond = seen.reduce((sum, [, count]) => sum + count, 0) / 5;
   rate.textContent = `${perSecond.toLocaleString(undefined, { maximumFractionDigits: 1 })} records/s`;
 }, 1000);
 
-if (table.dataset.live) {
+// -- the connection
+
+function lengthText(seconds) {
+  if (seconds < 120) return `${Math.max(1, Math.round(seconds))} s`;
+  return seconds < 7200 ? `${Math.round(seconds / 60)} min` : `${Math.round(seconds / 3600)} h`;
+}
+
+// A line where records are missing, with a link to them.
+function tellMissed(since, until) {
+  const parameters = new URLSearchParams(location.search);
+  parameters.set('since', since);
+  parameters.set('until', until);
+  const link = document.createElement('a');
+  link.href = `/explore?${parameters}`;
+  link.textContent = 'Explore';
+  const row = document.createElement('tr');
+  row.className = 'missed';
+  const place = cell(row, '', `Not connected for ${lengthText((until - since) / 1000)}, since ${timeText(since, 'second')}. What came meanwhile is in `, link, '.');
+  place.colSpan = table.tHead.rows[0].cells.length;
+  body.prepend(row);
+  document.querySelector('[data-empty]')?.remove();
+}
+
+function tellOver() {
+  const link = document.createElement('a');
+  link.href = `/login?next=${encodeURIComponent(location.pathname + location.search)}`;
+  link.textContent = 'log in again';
+  state.replaceChildren('logged out: ', link);
+}
+
+function connect() {
   const source = new EventSource(table.dataset.live);
-  source.addEventListener('open', tell);
+  source.addEventListener('open', () => {
+    if (lostAt !== null) {
+      tellMissed(lostAt, Date.now());
+      notice('Connected again.');
+      lostAt = null;
+    }
+    tell();
+  });
   source.addEventListener('rows', (event) => {
     const message = JSON.parse(event.data);
     seen.push([performance.now(), message.count]);
@@ -127,17 +168,29 @@ if (table.dataset.live) {
   });
   source.addEventListener('over', () => {
     source.close();
-    state.textContent = 'logged out: ';
-    const link = document.createElement('a');
-    link.href = `/login?next=${encodeURIComponent(location.pathname + location.search)}`;
-    link.textContent = 'log in again';
-    state.append(link);
+    tellOver();
   });
   source.addEventListener('error', () => {
-    if (source.readyState === EventSource.CLOSED) {
-      state.textContent = 'cut off: reload the page to go on';
-    } else {
-      state.textContent = 'connection lost, trying again …';
-    }
+    lostAt ??= lookedAt;
+    state.textContent = 'connection lost, trying again …';
+    // The browser gives up if there is an answer, but not this one.
+    if (source.readyState === EventSource.CLOSED) setTimeout(connectAgain, RETRY);
   });
 }
+
+async function connectAgain() {
+  try {
+    const answer = await fetch(location.href, { method: 'HEAD', redirect: 'manual' });
+    if (answer.type === 'opaqueredirect') {
+      tellOver();
+      return;
+    }
+    if (answer.ok) {
+      connect();
+      return;
+    }
+  } catch { /* nobody answers */ }
+  setTimeout(connectAgain, RETRY);
+}
+
+if (table.dataset.live) connect();

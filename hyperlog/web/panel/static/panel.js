@@ -144,6 +144,10 @@ document.addEventListener('click', (event) => {
 
 localTimes(document);
 
+// On a phone the pages are more than fit.
+const here = document.querySelector('nav a[aria-current]');
+if (here) here.parentElement.scrollLeft = here.offsetLeft + here.offsetWidth - here.parentElement.offsetLeft - here.parentElement.clientWidth;
+
 const setup = document.querySelector('[data-setup]');
 if (setup && location.hash.length > 1) {
   // The secret of the link never reaches a log: browsers do not send what is after #.

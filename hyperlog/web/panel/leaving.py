@@ -1,0 +1,38 @@
+"""Ends the work for whoever does not wait for its answer any more."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import trio
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive
+
+__all__ = ["while_there"]
+
+
+async def while_there(request: Request, answer: Callable[[], Awaitable[Response]]) -> Response:
+    """What `answer` returns or raises; it is cancelled when the connection ends before.
+
+    Only for requests without a body. A browser closes the connections of a page that is left while
+    it waits for something: without this the store would go on to look for it.
+    """
+    response: Response | None = None
+    error: Exception | None = None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_wait_for_end, request.receive, nursery.cancel_scope)
+        try:
+            response = await answer()
+        except Exception as err:  # goes on as it is, not in a group
+            error = err
+        nursery.cancel_scope.cancel()
+    if error is not None:
+        raise error
+    return Response(status_code=503) if response is None else response
+
+
+async def _wait_for_end(receive: Receive, scope: trio.CancelScope) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    scope.cancel()

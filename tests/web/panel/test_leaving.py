@@ -1,0 +1,85 @@
+"""Viewers that leave, or stop reading, cost nothing any more."""
+
+from __future__ import annotations
+
+import time
+from contextlib import asynccontextmanager, suppress
+from socket import SO_RCVBUF, SOL_SOCKET
+
+import httpx
+import pytest
+import trio
+
+from hyperlog.registry import Registry
+from hyperlog.store.sqlite import EmbeddedStore
+from hyperlog.users import Users, hash_password
+from hyperlog.web import connection
+from tests.web.panel.browser import PASSWORD
+from tests.web.site import LOGS, site, until
+
+
+@asynccontextmanager
+async def panel(folder):
+    """A site with a store and a user, the address of its panel, and a cookie."""
+    async with site(folder, store="sqlite") as here:
+        registry = Registry(here.server.config.data)
+        Users(registry).add("ada", "admin", hash_password(PASSWORD), time.time())
+        registry.close()
+        host, port = here.server.http_address
+        url = f"http://{host}:{port}"
+        headers = {"Origin": url, "Sec-Fetch-Site": "same-origin"}
+        async with httpx.AsyncClient(base_url=url, headers=headers, timeout=20) as client:
+            answer = await client.post("/login", data={"name": "ada", "password": PASSWORD})
+            assert answer.status_code == 303
+            yield here, client
+
+
+@asynccontextmanager
+async def get(client, path):
+    """A connection that has asked for something, and reads as the test does."""
+    url = client.base_url
+    cookie = "; ".join(f"{name}={value}" for name, value in client.cookies.items())
+    async with await trio.open_tcp_stream(url.host, url.port) as stream:
+        stream.setsockopt(SOL_SOCKET, SO_RCVBUF, 4096)
+        await stream.send_all(
+            f"GET {path} HTTP/1.1\r\nHost: {url.host}:{url.port}\r\nCookie: {cookie}\r\n"
+            "Sec-Fetch-Site: same-origin\r\n\r\n".encode()
+        )
+        yield stream
+
+
+async def test_a_viewer_that_stops_reading_is_cut_off(tmp_path, monkeypatch):
+    monkeypatch.setattr(connection, "SEND_TIMEOUT", 0.3)
+    async with (
+        panel(tmp_path) as (here, client),
+        here.client(here.token()) as sender,
+        get(client, "/live/events") as stream,
+    ):
+        await until(lambda: here.server.tail.statistics().viewers)
+        records = [{"message": "x" * 20_000} for _ in range(50)]
+        with trio.fail_after(30):
+            while here.server.tail.statistics().viewers:
+                assert (await sender.post(LOGS, json=records)).status_code == 200
+        # The answer breaks off: the browser connects again, and the page says so.
+        with trio.fail_after(10), suppress(trio.BrokenResourceError):
+            while await stream.receive_some():
+                pass
+
+
+@pytest.mark.parametrize("path", ["/explore", "/explore/histogram", "/explore/facet?field=level"])
+async def test_what_nobody_waits_for_is_not_looked_for_any_more(tmp_path, monkeypatch, path):
+    events = []
+
+    async def forever(*_arguments, **_options):
+        events.append("asked")
+        try:
+            await trio.sleep_forever()
+        finally:
+            events.append("ended")
+
+    async with panel(tmp_path) as (_here, client):
+        for name in ("search", "histogram", "top"):
+            monkeypatch.setattr(EmbeddedStore, name, forever)
+        async with get(client, path):
+            await until(lambda: events == ["asked"])
+        await until(lambda: events == ["asked", "ended"])
