@@ -18,6 +18,7 @@ import json
 import platform
 import signal
 import tempfile
+import textwrap
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -443,8 +444,8 @@ JavaScript application had known it before.
 Where packets get lost, server and application run in network namespaces of their own, and all that
 goes from one to the other goes through a program that drops it or not
 ([benchmarks/lossy_path.py](../benchmarks/lossy_path.py)): handshakes, the addresses that peers tell
-each other, everything. Neither pair knows of it.{note}
-
+each other, everything. Neither pair knows of it.
+{note}
 ## Beside other shippers
 
 Figures of the others are of a machine like this one, measured with their usual settings. Those of
@@ -480,7 +481,7 @@ def main() -> None:
         options.json.write_bytes(msgspec_json.format(msgspec_json.encode(outcomes), indent=1))
     text = table(outcomes)
     if options.table is not None:
-        note = f" {options.note}" if options.note else ""
+        note = f"\n{textwrap.fill(options.note, 100)}\n" if options.note else ""
         machine = f"{platform.system()}, Python {platform.python_version()}"
         options.table.write_text(PAGE.format(machine=machine, table=text, note=note))
     print(text)
