@@ -1,12 +1,19 @@
 """The layers hold: protocol folders do no IO, and imports follow the arrows below.
 
-    cli → everything            serving → server → sinks, session
-    client → shipper, worker    shipper → conversation → session, control → records → trace
-                                server → keywriter → keylog → resume; reception → resume, control
+    cli → serving → server → web → intake → visits, deliveries → sources → keywriter → sinks
+                      │       └──→ store, tail, tokens → registry
+                      └→ storing → store → sinks.scan → records
+    sending, handler → client → shipper → conversation → session, control → records → trace
+                                    └───→ diskspool, route, websocket
+    visits → reception → resume, control     deliveries → posting → resume     keywriter → keylog
     product → hyperlog.dht (its public names only)
     dht services → dht protocols → compact, keys, constants, errors
 
-A module that no row of ARROWS names fails here: decide first whom it may import.
+    in store:  sqlite, mongo → follow, evaluate → query, records          neither knows the other
+    in web:    panel → problems                                  the rest of web knows no panel
+
+ARROWS has a row for each module, and each row names what is imported and nothing else: who adds an
+import decides here first whether it may be.
 """
 
 from __future__ import annotations
@@ -178,7 +185,7 @@ ARROWS: dict[str, set[str]] = {
         "websocket",
     },
     "handler": {"client", "logs", "replacer", "stacktext"},
-    "client": {"destination", "dht", "logs", "shipper", "stacktext", "trace", "worker"},
+    "client": {"destination", "logs", "shipper", "stacktext", "trace", "worker"},
     "server": {
         "connections",
         "control",
@@ -198,7 +205,7 @@ ARROWS: dict[str, set[str]] = {
     "clientoptions": {"arguments", "webaddress"},
     "sending": {"client", "logs"},
     "flushing": {"destination", "dht", "diskspool", "keyfile", "shipper"},
-    "serving": {"dht", "keyfile", "server", "sinks"},
+    "serving": {"server"},
     "cli": EVERYTHING,
     "__main__": {"cli"},
 }
@@ -354,6 +361,22 @@ DHT = [module for module in MODULES if module.place[:1] == ["dht"]]
 PRODUCT = [module for module in MODULES if module.place and module.place[0] != "dht"]
 
 
+def outside(module: Module, folder: str, allowed: set[str]) -> set[str]:
+    """What a module imports of its part of the product beyond its folder there.
+
+    `allowed` are the names directly in that part; "" is the folder of the part itself.
+    """
+    part = module.place[0]
+    found = set()
+    for name in imports(module):
+        target = name.split(".")
+        if target[:2] == ["hyperlog", part] and target[2:]:
+            inner = target[2] if (PACKAGE / part / target[2]).is_dir() else ""
+            if inner != folder and target[2] not in allowed:
+                found.add(name)
+    return found
+
+
 def by_name(module: Module) -> str:
     return module.name
 
@@ -372,6 +395,36 @@ def test_dht_imports_neither_the_product_nor_upwards_nor_sideways(module):
 def test_the_product_imports_along_the_arrows(module):
     assert module.place[0] in ARROWS, "a new module: name in ARROWS what it may import"
     assert not forbidden_in_product(module)
+
+
+def test_the_rows_are_the_modules_and_name_what_is_imported():
+    imported: dict[str, set[str]] = {module.place[0]: set() for module in PRODUCT}
+    for module in PRODUCT:
+        targets = [name.split(".") for name in imports(module)]
+        imported[module.place[0]] |= {
+            target[1] for target in targets if target[0] == "hyperlog" and len(target) > 1
+        }
+    assert ARROWS.keys() == imported.keys()
+    stale = {name: row - imported[name] - EVERYTHING for name, row in ARROWS.items()}
+    assert not {name: row for name, row in stale.items() if row}
+    assert {*LIGHT, *SANS_IO} <= ARROWS.keys()
+
+
+@pytest.mark.parametrize(
+    "module", [module for module in PRODUCT if module.place[0] == "store"], ids=by_name
+)
+def test_stores_know_what_is_asked_and_followed_but_not_each_other(module):
+    folder = module.place[1] if module.place[1:] and module.place[1] in ("sqlite", "mongo") else ""
+    above = {path.stem for path in PACKAGE.glob("store/*.py")} if folder else set()
+    assert not outside(module, folder, above)
+
+
+@pytest.mark.parametrize(
+    "module", [module for module in PRODUCT if module.place[0] == "web"], ids=by_name
+)
+def test_the_panel_and_the_interface_for_programs_stand_side_by_side(module):
+    is_panel = module.place[1:2] == ["panel"]
+    assert not outside(module, "panel" if is_panel else "", {"problems"} if is_panel else set())
 
 
 @pytest.mark.parametrize("name", LIGHT)
@@ -451,9 +504,9 @@ def test_forbidden_imports_of_the_dht_are_found(name, source, found):
         ("hyperlog.session", "from hyperlog.errors import HyperlogError", set()),
         ("hyperlog.session", "import hyperlog.client", {"hyperlog.client"}),
         ("hyperlog.session", "def f():\n import hyperlog.dht", {"hyperlog.dht"}),
-        ("hyperlog.client", "from hyperlog.dht import DHT", set()),
-        ("hyperlog.client", "from hyperlog.dht.udx import x", {"hyperlog.dht.udx"}),
-        ("hyperlog.client", "from hyperlog.dht import compact", {"hyperlog.dht.compact"}),
+        ("hyperlog.server", "from hyperlog.dht import DHT", set()),
+        ("hyperlog.server", "from hyperlog.dht.udx import x", {"hyperlog.dht.udx"}),
+        ("hyperlog.server", "from hyperlog.dht import compact", {"hyperlog.dht.compact"}),
         ("hyperlog.sinks.files", "import hyperlog.server", {"hyperlog.server"}),
         ("hyperlog.trace", "import hyperlog", {"hyperlog"}),
         ("hyperlog.server", "if __name__ == '__main__':\n import hyperlog.cli", set()),
@@ -462,3 +515,26 @@ def test_forbidden_imports_of_the_dht_are_found(name, source, found):
 )
 def test_forbidden_imports_of_the_product_are_found(name, source, found):
     assert forbidden_in_product(Module(name, source)) == found
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "folder", "allowed", "found"),
+    [
+        ("store.query", "import hyperlog.store.words", "", set(), set()),
+        ("store.query", "from hyperlog.store import sqlite", "", set(), {"sqlite"}),
+        (
+            "store.sqlite.x",
+            "from hyperlog.store.mongo import names",
+            "sqlite",
+            set(),
+            {"mongo.names"},
+        ),
+        ("store.sqlite.x", "import hyperlog.store.words", "sqlite", {"words"}, set()),
+        ("web.api", "def f():\n import hyperlog.web.panel.view", "", set(), {"panel.view"}),
+        ("web.panel.x", "from hyperlog.web import api, problems", "panel", {"problems"}, {"api"}),
+    ],
+)
+def test_imports_beyond_a_folder_of_the_product_are_found(name, source, folder, allowed, found):
+    part = name.split(".")[0]
+    module = Module(f"hyperlog.{name}", source)
+    assert outside(module, folder, allowed) == {f"hyperlog.{part}.{one}" for one in found}
