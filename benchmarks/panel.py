@@ -210,6 +210,7 @@ async def _offer(url: str, token: str) -> tuple[float, list[float]]:
                 raise WrongResult(answer.text)
             times.append((trio.current_time() - asked_at) * 1000)
             taken += BATCH
+        await trio.sleep_until(began_at + SECONDS)
         spent = trio.current_time() - began_at
     return taken / spent / RATE, times
 
@@ -286,6 +287,7 @@ async def _live(
                 await trio.sleep(1)
                 if any(count < RATE * SECONDS for count in counts):
                     raise WrongResult(f"viewers were told of {counts}")
+                await _wait_caught_up(url, cookies)
                 shares[viewers].append(share)
                 requests[viewers] += times
                 bursts[viewers].append(await _burst(server, folder, bootstrap))

@@ -113,15 +113,19 @@ class _Events(Response):
 
     async def _show(self, viewer: Viewer, send_text: Callable[..., object]) -> None:
         look_at = trio.current_time() + LOGIN_CHECK
+        silent_until = trio.current_time() + KEEP_ALIVE
         while True:
             seen = Seen([], 0)
-            with trio.move_on_after(KEEP_ALIVE):
+            with trio.move_on_at(min(look_at, silent_until)):
                 seen = await viewer.receive()
-            if trio.current_time() >= look_at:
-                look_at = trio.current_time() + LOGIN_CHECK
+            now = trio.current_time()
+            if now >= look_at:
+                look_at = now + LOGIN_CHECK
                 if self._over():
                     return
-            await send_text(self._event(seen))  # type: ignore[misc]
+            if seen.records or seen.left_out or now >= silent_until:
+                await send_text(self._event(seen))  # type: ignore[misc]
+                silent_until = trio.current_time() + KEEP_ALIVE
             await trio.sleep(INTERVAL)
 
     def _event(self, seen: Seen) -> bytes:

@@ -53,20 +53,31 @@ class PanelServer:
             Users(registry).add("ada", "admin", stored, time.time())
             Users(registry).add("bob", "viewer", stored, time.time())
             registry.close()
-        words = ["serve", "--local", "--json", "--host", "127.0.0.1", "--http", "127.0.0.1:0"]
+        words = ["serve", "--local", "--json", "--host", "127.0.0.1"]
         places = {"--folder": self.logs, "--data": self.data, "--keys": folder / "keys.dat"}
         words += [str(word) for place in places.items() for word in place]
-        with open(folder / "stderr", "wb") as stderr:
+        self._words = [*words, *options]
+        self.cookies: dict[str, list] = {}
+        """of those who have logged in, by their name"""
+        self._start("127.0.0.1:0")
+
+    def _start(self, http: str):
+        with open(self.folder / "stderr", "wb") as stderr:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "hyperlog", *words, *options],
+                [sys.executable, "-m", "hyperlog", *self._words, "--http", http],
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 cwd=ROOT,
             )
-        started = json.loads(self._first_line(30))
+        started = json.loads(self._first_line(60))
         self.url = started["http"]
         self.public_key = started["publicKey"]
         self.bootstrap = f"{started['host']}:{started['port']}"
+
+    def restart(self):
+        """The same at the same place."""
+        self.close()
+        self._start(self.url.removeprefix("http://"))
 
     def _first_line(self, timeout):
         lines = queue.SimpleQueue()
@@ -77,7 +88,7 @@ class PanelServer:
         assert line, self.said(timeout=0)
         return line
 
-    def said(self, pattern: str = "", timeout: float = 10) -> str:
+    def said(self, pattern: str = "", timeout: float = 30) -> str:
         """What the server has told the operator: the first match, as soon as there is one."""
         deadline = time.monotonic() + timeout
         while True:
@@ -110,9 +121,9 @@ class Browser:
         )
 
     @contextmanager
-    def page(self, server, *, user="ada", size="desk", scheme="light", **options):
-        """A page, logged in; at its end, no error of its scripts and no report of its policy may
-        have come."""
+    def page(self, server, *, user="ada", size="desk", scheme="light", anew=False, **options):
+        """A page, logged in, `anew` or as before; at its end, no error of its scripts and no report
+        of its policy may have come."""
         width, height = SIZES[size]
         context = self._browser.new_context(
             base_url=server.url,
@@ -124,14 +135,18 @@ class Browser:
         )
         try:
             page = context.new_page()
-            page.set_default_timeout(10_000)
+            page.set_default_timeout(30_000)
             page.problems = []
             page.on("pageerror", lambda error: page.problems.append(str(error)))
             page.on("console", lambda message: _keep(page.problems, message))
             # Nothing is asked of any other host.
             page.on("request", lambda request: _check_host(page.problems, server, request.url))
-            if user is not None:
+            if user in server.cookies and not anew:
+                context.add_cookies(server.cookies[user])
+            elif user is not None:
                 log_in(page, user)
+                if not anew:
+                    server.cookies[user] = context.cookies()
             yield page
             assert page.problems == []
         finally:

@@ -40,7 +40,7 @@ def post(server, token, records, instance="desk-1"):
 def wait_stored(server, read_token, count, query=""):
     """Wait until the store has so many records that match."""
     headers = {"Authorization": f"Bearer {read_token}"}
-    for _ in range(400):
+    for _ in range(1200):
         answer = httpx.get(
             f"{server.url}/api/v1/records",
             params={"limit": count, "q": query},

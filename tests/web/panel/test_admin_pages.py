@@ -137,12 +137,7 @@ def test_a_blocked_key_is_gone_until_it_is_let_in_again(browser, clients):
         row.get_by_role("button", name="Block").click()
         page.get_by_role("heading", name="Blocked keys").wait_for()
         page.goto("/applications")
-        for _ in range(50):
-            if page.get_by_role("link", name="py-1").count() == 0:
-                break
-            page.wait_for_timeout(200)
-            page.reload()
-        assert page.get_by_role("link", name="py-1").count() == 0
+        page.get_by_role("link", name="py-1").wait_for(state="detached")
         page.get_by_role("button", name="Let it in again").click()
         page.get_by_role("link", name="py-1").wait_for(timeout=40_000)
 
@@ -222,9 +217,6 @@ def test_what_was_done_is_a_record_like_any_other(browser, clients):
         assert PASSWORD not in page.inner_text("main")
         command = [sys.executable, "-m", "hyperlog", "user", "remove", "bob"]
         subprocess.run([*command, "--data", str(clients.data)], check=True)
-        for _ in range(50):
-            if page.get_by_text("user removed").count():
-                break
-            page.wait_for_timeout(200)
-            page.reload()
+        wait_stored(clients, clients.token("*", scopes=("read",)), 1, '"user removed"')
+        page.reload()
         page.get_by_text("user removed").first.wait_for()

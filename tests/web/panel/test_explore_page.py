@@ -124,11 +124,13 @@ def test_a_mistake_is_told_under_the_box_with_its_place(page):
 def test_more_rows_come_by_scrolling_each_of_them_once(page):
     page.goto("/explore?since=all&q=bucket%3Acerco+kind%3Alog")
     assert rows(page).count() == 100
-    for _ in range(20):
+    more, count = True, 0
+    while more:
         page.mouse.wheel(0, 20_000)
-        page.wait_for_timeout(100)
-        if page.locator("tr.cursor").count() == 0:
-            break
+        rows(page).nth(count).wait_for(state="attached")
+        more, count = page.evaluate(
+            "[!!document.querySelector('tr.cursor'), document.querySelectorAll('tr.record').length]"
+        )
     numbers = [int(re.search(r"step (\d+)", text)[1]) for text in messages(page)]
     assert numbers == list(range(COUNT - 1, -1, -1))
 

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from tests.web.panel.browser import PanelServer
 from tests.web.panel.records import post
 
 pytestmark = pytest.mark.browser
@@ -20,7 +21,7 @@ def rows(page):
 @pytest.fixture
 def live(browser, server):
     with browser.page(server) as page:
-        page.goto("/live")
+        page.goto("/live?q=kind%3Alog+-bucket%3A%22hyperlog+server%22")
         page.get_by_text("live", exact=True).wait_for()
         yield page
 
@@ -105,11 +106,32 @@ def test_two_thousand_records_a_second_do_not_freeze_the_page(live, server):
 
 
 def test_whoever_is_logged_out_is_told(browser, server):
-    with browser.page(server, user="bob") as page:
+    with browser.page(server, user="bob", anew=True) as page:
         page.goto("/live")
         page.get_by_text("live", exact=True).wait_for()
         other = page.context.new_page()
         other.goto("/help/query")
         other.get_by_role("button", name="Log out").click()
         other.wait_for_url("**/login")
-        page.get_by_role("link", name="log in again").wait_for(timeout=20_000)
+        page.get_by_role("link", name="log in again").wait_for()
+
+
+def test_the_page_tells_how_long_it_was_away_and_where_the_records_are(browser, tmp_path):
+    server = PanelServer(tmp_path)
+    try:
+        with browser.page(server) as page:
+            page.goto("/live?q=bucket%3Acerco")
+            page.get_by_text("live", exact=True).wait_for()
+            say(server, "before")
+            page.get_by_text("before", exact=True).wait_for()
+            server.restart()
+            page.get_by_text("Not connected for").wait_for()
+            say(server, "after")
+            page.get_by_text("after", exact=True).wait_for()
+            page.locator(".missed").get_by_role("link", name="Explore").click()
+            page.wait_for_url("**/explore?*")
+            assert "q=bucket%3Acerco" in page.url
+            assert re.search(r"since=\d{13}&until=\d{13}", page.url)
+            page.problems[:] = [one for one in page.problems if "net::ERR_" not in one]
+    finally:
+        server.close()

@@ -238,7 +238,7 @@ def test_a_page_of_another_origin_can_do_nothing_with_the_login(browser, server,
 
 @pytest.mark.browser
 def test_a_login_that_was_stolen_before_the_logout_is_of_no_use_after_it(browser, server):
-    with browser.page(server) as page:
+    with browser.page(server, anew=True) as page:
         cookies = page.context.cookies()
         [cookie] = [one for one in cookies if one["name"] == "hyperlog_login"]
         assert cookie["httpOnly"]

@@ -37,12 +37,12 @@ function layout(names, edges, kept, width, height) {
   const rounds = nodes.length > 150 ? 40 : 150;
   for (let round = 0; round < rounds; round += 1) {
     const heat = ideal * 0.4 * (1 - round / rounds);
-    for (const node of nodes) { node.dx = (width / 2 - node.x) * 0.08; node.dy = (height / 2 - node.y) * 0.12; }
+    for (const node of nodes) { node.dx = (width / 2 - node.x) * 0.1; node.dy = (height / 2 - node.y) * 0.25; }
     for (let i = 0; i < nodes.length; i += 1) {
       for (let j = i + 1; j < nodes.length; j += 1) {
         const x = nodes[i].x - nodes[j].x || 0.1 * (i - j);
         const y = nodes[i].y - nodes[j].y || 0.1;
-        const force = (ideal * ideal) / Math.max(25, x * x + y * y);
+        const force = (0.3 * ideal * ideal) / Math.max(25, x * x + y * y);
         nodes[i].dx += x * force; nodes[i].dy += y * force;
         nodes[j].dx -= x * force; nodes[j].dy -= y * force;
       }
