@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
-import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -25,7 +23,12 @@ from hyperlog.addresses import (
     parse_mongo,
     parse_public_key,
 )
-from hyperlog.destination import web_spool_name
+from hyperlog.clientfolders import (
+    application_name,
+    client_keys_path,
+    spool_name,
+    web_spool_name,
+)
 from hyperlog.dht import BOOTSTRAP_NODES, KeyPair
 from hyperlog.diskspool import DEFAULT_MAX_SPOOL_BYTES, LEAST_MAX_SPOOL_BYTES
 from hyperlog.errors import ConfigError, KeyFileError
@@ -44,17 +47,12 @@ __all__ = [
     "ClientOptions",
     "ServerConfig",
     "ServerOptions",
-    "application_name",
-    "client_data_path",
-    "client_keys_path",
     "parse_address",
     "parse_bind",
     "parse_bootstrap",
     "parse_host_name",
     "parse_mongo",
     "parse_public_key",
-    "parse_spool_name",
-    "spool_name",
 ]
 
 logger = logging.getLogger("hyperlog.config")
@@ -69,69 +67,11 @@ DEFAULT_HTTP: Final = "127.0.0.1:8787"  # of `hyperlog serve`
 DATA_FOLDER: Final = ".hyperlog"  # in the log folder, unless another place is told
 DEFAULT_MAX_LINE: Final = 64 * 1024  # bytes; above that many tailers cut or drop lines
 MIN_MAX_LINE: Final = 4096  # bytes; what identifies a record has to fit
-MAX_APPLICATION_NAME: Final = 64  # characters
 MAX_TOKEN: Final = 8192  # characters, as many as a hello may have
 MAX_NAME: Final = 64  # characters of an application's or an instance's name
 
 # Here, since `import hyperlog` alone should not cost the import of logging.
 logging.getLogger("hyperlog").addHandler(logging.NullHandler())
-
-_SPOOL_NAME = re.compile(r"([0-9a-f]{64})-([0-9a-f]{16})")
-
-
-def application_name() -> str:
-    """The name of the running program, fit for a folder: from its script or main module."""
-    main = sys.modules.get("__main__")
-    spec = getattr(main, "__spec__", None)
-    name = ""
-    if spec is not None and spec.name:  # python -m package: the script is called __main__.py
-        name = spec.name.removesuffix(".__main__")
-    elif sys.argv and sys.argv[0] not in ("", "-c", "-"):
-        name = Path(sys.argv[0]).stem
-    name = re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._-")[:MAX_APPLICATION_NAME]
-    return name or "python"
-
-
-def client_keys_path(application: str | None = None) -> Path:
-    """Where the key pair of an application is kept, in the user's data directory.
-
-    Raises:
-        RuntimeError: there is no home directory.
-    """
-    return client_data_path() / (application or application_name()) / "keys.dat"
-
-
-def client_data_path() -> Path:
-    """The folder of all applications' key pairs and spools.
-
-    Raises:
-        RuntimeError: there is no home directory.
-    """
-    if sys.platform == "win32":
-        folder = os.environ.get("APPDATA")
-        data = Path(folder) if folder else Path.home() / "AppData" / "Roaming"
-    elif sys.platform == "darwin":
-        data = Path.home() / "Library" / "Application Support"
-    else:
-        # The specification of base directories says to ignore a relative path.
-        folder = os.environ.get("XDG_DATA_HOME", "")
-        data = Path(folder) if os.path.isabs(folder) else Path.home() / ".local" / "share"
-    return data / "hyperlog"
-
-
-def spool_name(server_key: bytes, client_key: bytes) -> str:
-    """The folder of one client's records for one server, among an application's spools.
-
-    A server knows sessions by the key that they come with. The server's key is told in full, so
-    that the records can be delivered by who knows nothing but the folder.
-    """
-    return f"{server_key.hex()}-{client_key.hex()[:16]}"
-
-
-def parse_spool_name(name: str) -> tuple[bytes, str] | None:
-    """The server's key and the first 16 hex digits of the client's; None for another name."""
-    match = _SPOOL_NAME.fullmatch(name)
-    return None if match is None else (bytes.fromhex(match[1]), match[2])
 
 
 class ServerOptions(TypedDict, total=False):

@@ -7,32 +7,19 @@ contains no token.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-__all__ = ["Destination", "web_spool_name"]
+__all__ = ["Destination"]
 
 logger = logging.getLogger("hyperlog.client")
 
 MAX_FILE: Final = 4096  # bytes
-MAX_HOST: Final = 64  # characters of a host in a folder's name
-
-
-def web_spool_name(address: str, host: str, application: str | None, instance: str) -> str:
-    """The folder of one instance's records for one server that is reached over HTTP.
-
-    A server knows the sessions of a sender without a key by its application and instance.
-    """
-    told = "\0".join((address, application or "", instance)).encode()
-    digest = hashlib.blake2b(told, digest_size=16, person=b"hyperlog spool").hexdigest()
-    return f"web-{re.sub(r'[^a-z0-9.-]', '_', host)[:MAX_HOST]}-{digest}"
 
 
 @dataclass(frozen=True, slots=True)

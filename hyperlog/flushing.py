@@ -16,7 +16,8 @@ from typing import Final
 
 import trio
 
-from hyperlog.config import ClientConfig, ClientOptions, client_data_path, parse_spool_name
+from hyperlog.clientfolders import client_data_path, parse_spool_name
+from hyperlog.config import ClientConfig, ClientOptions
 from hyperlog.destination import Destination
 from hyperlog.dht import KeyPair
 from hyperlog.diskspool import SpoolFolder

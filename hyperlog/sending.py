@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Final
 
 from hyperlog.client import Client
-from hyperlog.config import ClientOptions, client_keys_path
+from hyperlog.clientfolders import client_keys_path
+from hyperlog.config import ClientOptions
 from hyperlog.errors import ServerRefused
 from hyperlog.logs import LogEntry
 

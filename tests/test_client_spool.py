@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from hyperlog.config import client_data_path
+from hyperlog.clientfolders import client_data_path
 from hyperlog.keyfile import create_keys
 
 ROOT = Path(__file__).parent.parent

@@ -20,7 +20,8 @@ import trio
 
 from hyperlog import config as config_module
 from hyperlog.client import Client
-from hyperlog.config import ClientConfig, client_data_path
+from hyperlog.clientfolders import client_data_path
+from hyperlog.config import ClientConfig
 from hyperlog.dht import KeyPair
 from hyperlog.errors import ConfigError, ServerRefused
 from hyperlog.keyfile import create_keys

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import logging
-import re
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,12 +9,11 @@ from hypothesis import strategies as st
 
 from hyperlog import control
 from hyperlog.addresses import MAX_BOOTSTRAP
+from hyperlog.clientfolders import application_name, client_keys_path
 from hyperlog.config import (
     MAX_TOKEN,
     ClientConfig,
     ServerConfig,
-    application_name,
-    client_keys_path,
     parse_address,
     parse_bootstrap,
     parse_public_key,
@@ -276,42 +273,3 @@ def test_the_limit_of_the_spool_has_a_default_and_a_least_value(data_home):
     assert ClientConfig.checked(KEY, {"max_spool_bytes": 2**20}).max_spool_bytes == 2**20
     with pytest.raises(ConfigError, match="spool=None"):
         ClientConfig.checked(KEY, {"max_spool_bytes": 1000})
-
-
-@pytest.mark.parametrize(
-    ("script", "name"),
-    [
-        ("/srv/My App/run it.py", "run_it"),
-        ("shop", "shop"),
-        ("", "python"),
-        ("-c", "python"),
-        ("../../..", "python"),
-        ("/x/ünï.py", "n"),
-        ("a" * 300, "a" * 64),
-    ],
-)
-def test_the_application_is_named_after_its_script(script, name, monkeypatch):
-    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
-    monkeypatch.setattr(sys, "argv", [script])
-    assert application_name() == name
-    assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", application_name())
-
-
-@pytest.mark.parametrize(
-    ("platform", "variables", "folder"),
-    [
-        ("linux", {"XDG_DATA_HOME": "/data"}, "/data/hyperlog/shop/keys.dat"),
-        ("linux", {"XDG_DATA_HOME": "data"}, "/home/ann/.local/share/hyperlog/shop/keys.dat"),
-        ("linux", {}, "/home/ann/.local/share/hyperlog/shop/keys.dat"),
-        ("darwin", {}, "/home/ann/Library/Application Support/hyperlog/shop/keys.dat"),
-        ("win32", {"APPDATA": "/roaming"}, "/roaming/hyperlog/shop/keys.dat"),
-        ("win32", {}, "/home/ann/AppData/Roaming/hyperlog/shop/keys.dat"),
-    ],
-)
-def test_each_system_has_its_place_for_a_clients_keys(platform, variables, folder, monkeypatch):
-    for name in ("XDG_DATA_HOME", "APPDATA"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in {"HOME": "/home/ann", **variables}.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(sys, "platform", platform)
-    assert client_keys_path("shop") == Path(folder)

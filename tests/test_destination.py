@@ -7,8 +7,7 @@ import stat
 
 import pytest
 
-from hyperlog.config import parse_spool_name
-from hyperlog.destination import MAX_FILE, Destination, web_spool_name
+from hyperlog.destination import MAX_FILE, Destination
 
 HERE = Destination("https://logs.example.org", None, "till 3", False, "/etc/ca.pem")
 
@@ -44,18 +43,3 @@ def test_a_folder_that_cannot_be_written_is_no_reason_to_stop(tmp_path):
     (tmp_path / f"x.json.{os.getpid()}").mkdir()
     HERE.write(tmp_path / "x")
     assert Destination.read(tmp_path / "x") is None
-
-
-def test_the_folder_of_each_server_application_and_instance_is_another():
-    names = {
-        web_spool_name(address, "logs.example.org", application, instance)
-        for address in ("https://logs.example.org", "https://logs.example.org:444")
-        for application in (None, "cerco", "midas")
-        for instance in ("a", "b")
-    }
-    assert len(names) == 12
-    for name in names | {web_spool_name("https://[::1]", "::1", "../../x", "a/b")}:
-        assert name.startswith(("web-logs.example.org-", "web-__1-"))
-        assert "/" not in name
-        assert parse_spool_name(name) is None
-    assert len(web_spool_name("https://x", "x" * 253, None, "a")) < 120

@@ -14,7 +14,12 @@ from pathlib import Path
 import pytest
 
 from hyperlog.cli import main
-from hyperlog.config import client_data_path, client_keys_path, parse_spool_name, spool_name
+from hyperlog.clientfolders import (
+    client_data_path,
+    client_keys_path,
+    parse_spool_name,
+    spool_name,
+)
 from hyperlog.diskspool import SpoolFolder
 from hyperlog.keyfile import create_keys
 
