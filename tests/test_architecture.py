@@ -2,7 +2,7 @@
 
     cli → serving → server → web → intake → visits, deliveries → sources → keywriter → sinks
                       │       └──→ store, tail, tokens → registry
-                      └→ storing → store → sinks.scan → records
+                      └→ storing → store → sinks → records
     sending, handler → client → shipper → conversation → session, control → records → trace
                                     └───→ diskspool, route, websocket
     visits → reception → resume, control     deliveries → posting → resume     keywriter → keylog

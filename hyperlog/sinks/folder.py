@@ -18,7 +18,7 @@ from typing import Final
 
 from hyperlog.errors import ConfigError, LogQuotaReached
 
-__all__ = ["FilePolicy", "LogFolder"]
+__all__ = ["FilePolicy", "LogFolder", "log_files"]
 
 KEY_SIZE: Final = 32  # bytes
 _NAME = re.compile(r"([0-9a-f]{64})\.log(?:\.([1-9][0-9]{0,8}))?")
@@ -131,7 +131,7 @@ class LogFolder:
         """
         keys: dict[bytes, _KeyFiles] = {}
         size = 0
-        for key, number, status in _scan(self.path):
+        for key, number, status in log_files(self.path):
             files = keys.setdefault(key, _KeyFiles())
             size += status.st_size
             if number is None:
@@ -255,7 +255,12 @@ class LogFolder:
             pass  # somebody was faster
 
 
-def _scan(folder: Path) -> Iterator[tuple[bytes, int | None, os.stat_result]]:
+def log_files(folder: Path) -> Iterator[tuple[bytes, int | None, os.stat_result]]:
+    """Source, number if it is a rotated file, and status of all log files; none without a folder.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
     try:
         entries = os.scandir(folder)
     except FileNotFoundError:

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import time
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from hyperlog.sinks.folder import log_files
 
 __all__ = ["Chunk", "LogReader", "Position"]
 
@@ -28,7 +29,6 @@ CHUNK_SIZE: Final = 512 * 1024  # bytes read of one file at a time
 MAX_LINE: Final = 16 * 1024 * 1024  # bytes; longer ones are passed over
 SETTLED_AFTER: Final = 5.0  # s; a rotated file that rested so long gets no more lines
 
-_NAME = re.compile(r"([0-9a-f]{64})\.log(?:\.([1-9][0-9]{0,8}))?")
 _FLAGS = (
     os.O_RDONLY
     | getattr(os, "O_NOFOLLOW", 0)
@@ -127,12 +127,12 @@ class LogReader:
         """
         files: dict[tuple[int, int], _File] = {}
         self._live = {}
-        for source, number, status in _entries(self.folder):
+        for source, number, status in log_files(self.folder):
             identity = (status.st_dev, status.st_ino)
             file = self._files.get(identity)
             if file is None or file.source != source or status.st_size < file.offset:
-                file = _File(source, number, identity, status.st_size, status.st_mtime)
-            file.number, file.size, file.modified = number, status.st_size, status.st_mtime
+                file = _File(source, number or 0, identity, status.st_size, status.st_mtime)
+            file.number, file.size, file.modified = number or 0, status.st_size, status.st_mtime
             files[identity] = file
             if not number:
                 self._live[source] = file
@@ -270,21 +270,3 @@ class LogReader:
 def _pread(descriptor: int, size: int, start: int) -> bytes:
     os.lseek(descriptor, start, os.SEEK_SET)
     return os.read(descriptor, size)
-
-
-def _entries(folder: Path) -> Iterator[tuple[bytes, int, os.stat_result]]:
-    try:
-        entries = os.scandir(folder)
-    except FileNotFoundError:
-        return
-    with entries:
-        for entry in entries:
-            match = _NAME.fullmatch(entry.name)
-            if match is None:
-                continue
-            try:
-                if entry.is_file(follow_symlinks=False):
-                    status = entry.stat(follow_symlinks=False)
-                    yield bytes.fromhex(match[1]), int(match[2] or 0), status
-            except FileNotFoundError:
-                pass  # moved away meanwhile
