@@ -81,7 +81,7 @@ def add_server(
     def state() -> dict[str, Any]:
         now = statistics()
         return {
-            "checks": checks_of(now, store.statistics()),
+            "checks": checks_of(now, store.statistics(), alone=not config.bootstrap),
             "counts": _counts(now),
             "limits": _limits(now.gate, config),
             "files": now.files,
@@ -149,11 +149,13 @@ def add_server(
     ]
 
 
-def checks_of(now: Statistics, store: StoreStatistics) -> list[Check]:
-    """The server's health, line by line."""
+def checks_of(now: Statistics, store: StoreStatistics, *, alone: bool) -> list[Check]:
+    """The server's health, line by line; `alone` is one with a private network of its own."""
     files = now.files
     network = f"announced to {now.announced_to} DHT nodes"
-    if now.bootstrap_failing:
+    if alone:
+        network = "private, clients come by this server's own address"
+    elif now.bootstrap_failing:
         network = "no bootstrap node answers: check the network, UDP has to pass"
     written = "lines are written" if files.keys_with_room else "the disk is slower than the senders"
     if files.failures:
@@ -164,7 +166,7 @@ def checks_of(now: Statistics, store: StoreStatistics) -> list[Check]:
     if store.last_error:
         indexed += f"; {store.last_error}"
     return [
-        Check("Network", now.announced_to > 0 and not now.bootstrap_failing, network),
+        Check("Network", alone or (now.announced_to > 0 and not now.bootstrap_failing), network),
         Check("Log files", files.keys_with_room, written),
         Check(f"Store ({store.kind})", store.last_error is None, indexed),
     ]

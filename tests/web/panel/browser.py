@@ -174,6 +174,12 @@ def log_in(page: Page, user: str = "ada", path: str = "/help/query") -> None:
     page.wait_for_url(f"**{path}")
 
 
+def wait_filled(page: Page) -> None:
+    """Wait until a page has all that its script asks for."""
+    page.locator("[data-histogram]:empty").first.wait_for(state="detached")
+    page.get_by_text("…", exact=True).first.wait_for(state="detached")
+
+
 def violations(page: Page) -> list[str]:
     """What axe finds against WCAG 2.2 AA, one line each."""
     page.evaluate(AXE.read_text())

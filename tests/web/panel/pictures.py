@@ -40,7 +40,7 @@ CALLS = (
 PEOPLE = ("alice", "bob", "carol", "dave", "erin", "frank", "grace", "heidi")
 SHOWN = {
     "explore": "/explore?q=order+-level%3Adebug&columns=attributes.ms",
-    "live": "/live?q=bucket%3Ashop+OR+bucket%3Apayments",
+    "live": "/live?q=kind%3Alog+%28bucket%3Ashop+OR+bucket%3Apayments%29",
     "applications": "/applications",
     "peers": "/peers",
     "calls": "/peers?show=calls&since=1h",

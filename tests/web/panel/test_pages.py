@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.web.panel.browser import screenshot, violations
+from tests.web.panel.browser import screenshot, violations, wait_filled
 from tests.web.panel.records import HOSTILE, post, wait_stored
 
 pytestmark = pytest.mark.browser
@@ -56,7 +56,7 @@ def test_pages_are_accessible_and_keep_their_place(browser, filled, scheme, size
             if name == "live":
                 page.get_by_text("records/s").wait_for()
             else:
-                page.wait_for_load_state("networkidle")
+                wait_filled(page)
             screenshot(page, f"{name}-{look}")
             found[name] = violations(page)
             # The page does not scroll sideways; wide tables do so in a box of their own.
