@@ -19,6 +19,7 @@ from benchmarks.python.shapes import new_order
 from hyperlog import Client, conversation
 
 TICK = 0.005  # s, as in client.js
+BUFFER = 256 * 1024 * 1024  # bytes: all of a burst is to arrive, however slow the server is
 
 
 class Sender:
@@ -52,7 +53,7 @@ class Sender:
 
 
 def main() -> None:
-    client = Client()
+    client = Client(max_buffer_bytes=BUFFER)
     greeted = threading.Event()
     if options.get("rule") == "javascript":
         conversation.VERSION = sys.maxsize  # no server offers that
