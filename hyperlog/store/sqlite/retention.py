@@ -19,9 +19,9 @@ __all__ = ["Retention", "summed", "vacuum_some"]
 STEP: Final = 200  # records removed in one transaction, some 10 ms
 SLICE: Final = 50  # records handled before others get the interpreter
 LOOK_AGAIN: Final = 3600.0  # s, after which also what came late, with an old time, is found
-FREE_PAGES: Final = 1024  # unused pages that the file may have in any case
+FREE_PAGES: Final = 256  # unused pages that the file may have in any case
 FREE_SHARE: Final = 0.05  # of its pages
-VACUUM_PAGES: Final = 512  # given back at a time
+VACUUM_PAGES: Final = 128  # given back at a time
 
 
 class Retention:
