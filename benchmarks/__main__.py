@@ -25,8 +25,10 @@ NAMES = (
     "connect",
     "trace_cost",
     "store",
+    "mirror",
     "websocket",
     "panel",
+    "handler_cost",
 )
 
 
