@@ -95,6 +95,8 @@ class ServerOptions(TypedDict, total=False):
     http: str | None
     """`HOST:PORT` to serve HTTP and WebSockets at, port 0 for any; None, the default, for neither.
     Needs the extra `server`"""
+    http_elsewhere: bool
+    """serve HTTP at any free port if the one named is taken, and say so"""
     http_hosts: Iterable[str]
     """names that HTTP requests may give in their Host header, beside the address that is bound and
     localhost"""
@@ -129,6 +131,7 @@ class ServerConfig:
     data: Path
     """made when something is to be put there"""
     http: Address | None
+    http_elsewhere: bool
     http_hosts: tuple[str, ...]
     store: Literal["sqlite", "mongo"] | None
     mongo: str | None = field(repr=False)  # it may have a password in it
@@ -153,6 +156,7 @@ class ServerConfig:
         require_token: bool = False,
         data: str | os.PathLike[str] | None = None,
         http: str | None = None,
+        http_elsewhere: bool = False,
         http_hosts: Iterable[str] = (),
         store: Literal["sqlite", "mongo"] | None = None,
         mongo: str | None = None,
@@ -202,6 +206,7 @@ class ServerConfig:
             require_token=require_token,
             data=Path(folder) / DATA_FOLDER if data is None else Path(data),
             http=None if http is None else parse_bind(http),
+            http_elsewhere=http_elsewhere,
             http_hosts=tuple(map(parse_host_name, hosts)),
             store=store,
             mongo=None if mongo is None else parse_mongo(mongo),

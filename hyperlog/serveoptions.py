@@ -88,6 +88,7 @@ def server_options(options: argparse.Namespace) -> ServerOptions:
         require_token=options.require_token,
         data=options.data,
         http=getattr(options, "http", DEFAULT_HTTP if _has_web() else None),
+        http_elsewhere=not hasattr(options, "http"),
         http_hosts=options.http_host,
         store=_store(options),
         mongo=_mongo(options),
@@ -215,8 +216,8 @@ def _add_http_options(group: argparse._ArgumentGroup) -> None:
         type=checked(_unless_off(_bind)),
         default=argparse.SUPPRESS,
         metavar="HOST:PORT",
-        help=f"serve HTTP and WebSockets here, or off (default: {DEFAULT_HTTP}, and off where the "
-        "packages of the extra `server` are missing)",
+        help=f"serve HTTP and WebSockets here, or off (default: {DEFAULT_HTTP}, or, if that is "
+        "taken, any port, and off where the packages of the extra `server` are missing)",
     )
     group.add_argument(
         "--http-host",

@@ -12,6 +12,8 @@ Source: hypertrace-logger server.js, start-server.js; docs/protocol/trace-protoc
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
 import socket
 import sys
@@ -59,6 +61,8 @@ if TYPE_CHECKING:
     from hyperlog.tokens import TokenAuthority
 
 __all__ = ["Server", "ServerStatistics"]
+
+logger = logging.getLogger("hyperlog.server")
 
 MAX_MESSAGE_SIZE: Final = 1088 * 1024  # bytes; a batch is handled in one go, in up to 0.1 s
 OFFERED_RECORD_SIZE: Final = 1024 * 1024  # bytes that our clients keep to; larger ones are cut
@@ -344,10 +348,16 @@ class Server:
         self._tail = Tail(self.public_key.hex())
         self._writer.listeners += (self._tail.lines_written,)
         app = create_app(self, self._open_panel(nursery))
+        host, port = address
         try:
-            self._http_address = await nursery.start(serve_http, app, address)
+            try:
+                self._http_address = await nursery.start(serve_http, app, address)
+            except OSError as error:
+                if not self.config.http_elsewhere or error.errno != errno.EADDRINUSE:
+                    raise
+                logger.warning("%s:%d is taken: HTTP is served at another port", host, port)
+                self._http_address = await nursery.start(serve_http, app, (host, 0))
         except OSError as error:
-            host, port = address
             raise ConfigError(
                 f"HTTP cannot be served at {host}:{port}: {error.strerror or error}; choose "
                 "another place (--http HOST:PORT) or turn it off (--http off)"

@@ -266,6 +266,30 @@ async def test_http_is_served_where_it_is_asked_for_and_a_port_that_is_taken_is_
         assert await server.stop() == 0
 
 
+async def test_a_second_server_of_one_machine_serves_http_at_another_port():
+    options = ("--local", "--host", "127.0.0.1", "--json")
+    async with running("serve", *options, "--http", "127.0.0.1:0") as first:
+        taken = json.loads(await first.line())["http"].removeprefix("http://127.0.0.1:")
+        # What is the default cannot be taken for sure in a test: name it as the default is named.
+        program = f"import hyperlog.serveoptions as o; o.DEFAULT_HTTP = '127.0.0.1:{taken}'"
+        program += "; import sys; from hyperlog.cli import main; sys.exit(main(sys.argv[1:]))"
+        command = [sys.executable, "-c", program, "serve", *options, "--folder", "b"]
+        done = await trio.lowlevel.open_process(
+            [*command, "--keys", "b.dat"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        async with done.stdout, done.stderr:
+            url = json.loads(await done.stdout.receive_some())["http"]
+            assert url.startswith("http://127.0.0.1:")
+            assert not url.endswith(f":{taken}")
+            done.terminate()
+            said = b""
+            async for part in done.stderr:
+                said += part
+            assert await done.wait() == 0
+        assert f"127.0.0.1:{taken} is taken".encode() in said
+        assert await first.stop() == 0
+
+
 async def test_a_key_file_that_others_can_read_is_refused():
     main(["keygen"])
     os.chmod("keys.dat", 0o644)

@@ -49,12 +49,14 @@ def test_without_options_the_defaults_stand(monkeypatch):
         "require_token": False,
         "data": None,
         "http": "127.0.0.1:8787",
+        "http_elsewhere": True,
         "http_hosts": [],
         "store": "sqlite",
         "mongo": None,
         "mongo_ttl": None,
         "retention": StorePolicy(),
     }
+    assert not parse("--http", "127.0.0.1:8787")["http_elsewhere"], "there or nowhere"
 
 
 def test_options_reach_their_fields():
