@@ -22,6 +22,7 @@ Source: hypertrace-logger client.js; docs/protocol/trace-protocol.md sections 1 
 
 from __future__ import annotations
 
+import codecs
 import inspect
 import logging
 import math
@@ -98,6 +99,14 @@ class Shipper:
         self.props: Props = {}
         """what goes along with every trace"""
         self._config = config
+        # What would be imported late is imported here, not in the loop's thread: a fork in the middle
+        # of an import leaves the child with half a module. The codec is for host names.
+        codecs.lookup("idna")
+        self._web_route: type[WebRoute] | None = None
+        if config.web is not None:
+            from hyperlog.websocket import WebRoute  # its package is not in every installation
+
+            self._web_route = WebRoute
         self._ignored = config.ignore_class_names
         # Over HTTP the token has come with the request.
         token = config.token if config.web is None else None
@@ -304,17 +313,17 @@ class Shipper:
             await self._reconnect_for_ever(Route(config.create_socket))
             return
         if config.web is not None:
-            from hyperlog.websocket import WebRoute  # its package is not in every installation
-
-            await self._reconnect_for_ever(WebRoute(config.web, token=config.token, tls=config.tls))
+            assert self._web_route is not None
+            route = self._web_route(config.web, token=config.token, tls=config.tls)
+            await self._reconnect_for_ever(route)
             return
         assert config.server_key is not None
         server_key = config.server_key
         while True:
             try:
                 async with open_dht(bootstrap=config.bootstrap, key_pair=config.key_pair) as dht:
-                    route = Route(lambda: dht.connect(server_key), dht, server_key)
-                    await self._reconnect_for_ever(route)
+                    way = Route(lambda: dht.connect(server_key), dht, server_key)
+                    await self._reconnect_for_ever(way)
                     return
             except Exception as err:  # no socket to be had, or the node failed: make another one
                 if not await self._wait_to_retry(err):

@@ -79,6 +79,8 @@ def check(document, url, tokens):
 
 
 @pytest.mark.slow
+# The server runs in this process and rolls dice of its own while hypothesis draws its data.
+@pytest.mark.filterwarnings("ignore:Do not use the `random` module")
 async def test_answers_are_as_described_whatever_is_asked(tmp_path):
     async with site(tmp_path, store="sqlite") as here, here.client() as client:
         document = (await client.get("/api/v1/openapi.json")).json()
