@@ -99,8 +99,8 @@ class Shipper:
         self.props: Props = {}
         """what goes along with every trace"""
         self._config = config
-        # What would be imported late is imported here, not in the loop's thread: a fork in the middle
-        # of an import leaves the child with half a module. The codec is for host names.
+        # What would be imported late is imported here, not in the loop's thread: a fork in the
+        # middle of an import leaves the child with half a module. The codec is for host names.
         codecs.lookup("idna")
         self._web_route: type[WebRoute] | None = None
         if config.web is not None:
