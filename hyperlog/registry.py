@@ -103,14 +103,15 @@ class Registry:
         connection = self._connected()
         try:
             connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield connection
-            except BaseException:
-                connection.execute("ROLLBACK")
-                raise
+            yield connection
             connection.execute("COMMIT")
         except sqlite3.Error as error:
             raise self._fault(error) from error
+        finally:
+            # Also after a COMMIT that somebody who reads was in the way of. For some errors, a full
+            # disk among them, SQLite has done it itself.
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
 
     def read(self, statement: str, *values: object) -> list[sqlite3.Row]:
         """Rows of a SELECT.
@@ -187,8 +188,11 @@ class Registry:
         self._identity = _identity(path)
 
     def _fault(self, error: sqlite3.Error) -> KeyFileError:
-        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
-            return KeyFileError(f"{self.path} is being written by another process: try again")
+        code = getattr(error, "sqlite_errorcode", None)
+        if code == sqlite3.SQLITE_BUSY:
+            return KeyFileError(f"{self.path} is being used by another process: try again")
+        if code == sqlite3.SQLITE_FULL:
+            return KeyFileError(f"{self.path} cannot be written: the disk is full")
         return KeyFileError(
             f"{self.path} cannot be used: {error}; restore it from a backup, or move it away and "
             "issue all tokens again"

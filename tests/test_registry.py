@@ -40,6 +40,38 @@ def test_a_failing_block_changes_nothing(registry):
     assert kids(registry) == ["b"]
 
 
+def test_a_commit_that_a_reader_is_in_the_way_of_leaves_nothing_behind(tmp_path):
+    registry = Registry(tmp_path, patience=0.05)
+    reader = sqlite3.connect(registry.path, isolation_level=None)
+    with registry.transaction() as connection:
+        add(connection, "before")
+    reader.execute("BEGIN")
+    assert reader.execute("SELECT count(*) FROM secret").fetchone() == (1,)
+    with pytest.raises(KeyFileError, match="another process"), registry.transaction() as connection:
+        add(connection, "in the way")
+    reader.execute("COMMIT")
+    with registry.transaction() as connection:
+        add(connection, "after")
+    assert kids(registry) == ["after", "before"]
+    reader.close()
+    registry.close()
+
+
+def test_a_full_disk_is_told_and_nothing_is_changed(registry):
+    with registry.transaction() as connection:
+        add(connection, "before")
+    pages = registry.read("PRAGMA page_count")[0][0]
+    registry.read(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(KeyFileError, match="disk is full"), registry.transaction() as connection:
+        connection.executemany(
+            "INSERT INTO secret VALUES (?, ?, 0)", [(f"{n}", b"s" * 500) for n in range(100)]
+        )
+    registry.read("PRAGMA max_page_count = 100000")
+    with registry.transaction() as connection:
+        add(connection, "after")
+    assert kids(registry) == ["after", "before"]
+
+
 def test_what_others_change_is_noticed_once(tmp_path, registry):
     other = Registry(tmp_path / "data")
     try:
