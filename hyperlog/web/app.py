@@ -51,7 +51,11 @@ def create_app(service: Service, routes: Sequence[BaseRoute] = ()) -> Starlette:
     """The application of a server; `routes` are added to its own, behind the same guard."""
     bound = "127.0.0.1" if service.config.http is None else service.config.http[0]
     guard = Middleware(Guard, hosts=HostList(bound, service.config.http_hosts))
-    own = [Route(one.path, one.handler, methods=[one.method]) for one in ENDPOINTS]
+    # A client chooses its session's id, which is a part of the record's: it may have slashes.
+    own = [
+        Route(one.path.replace("{id}", "{id:path}"), one.handler, methods=[one.method])
+        for one in ENDPOINTS
+    ]
     sockets = [
         WebSocketRoute("/api/v1/ingest", ingest.ingest_websocket),
         WebSocketRoute("/api/v1/tail", live.tail_websocket),

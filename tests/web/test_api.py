@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from datetime import datetime
+from urllib.parse import quote
 
 import pytest
 
@@ -60,6 +61,16 @@ async def test_records_are_found_by_words_level_instance_and_time(tmp_path):
             assert (await ask(client, "records", until="1h"))["records"] == []
             assert (await ask(client, "records", since="1h", limit=1))["records"]
             assert await ask(client, f"records/{record['id']}") == record
+
+
+async def test_a_record_is_found_by_its_id_whatever_its_session_is_called(tmp_path):
+    odd = {"message": "odd", "traceSessionId": "../a/b?c#d %2e 100%", "traceNumber": 0}
+    async with site(tmp_path, store="sqlite") as here, here.client(here.token()) as client:
+        assert (await client.post(LOGS, json=odd)).status_code == 200
+        await until(lambda: here.server.store.statistics().records >= 2)  # and a note
+        async with here.client(here.reader()) as client:
+            [record] = (await ask(client, "records", q="kind:log"))["records"]
+            assert await ask(client, f"records/{quote(record['id'], safe='')}") == record
 
 
 async def test_pages_follow_each_other_without_a_gap(tmp_path):

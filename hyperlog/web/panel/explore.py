@@ -275,9 +275,10 @@ def add_explore(panel: Panel, store: Store) -> None:
         PanelRoute("GET", "/explore/refine", "viewer", explore.refine),
         PanelRoute("POST", "/searches", "viewer", explore.save),
         PanelRoute("POST", "/searches/remove", "viewer", explore.forget),
-        PanelRoute("GET", "/record/{id}", "viewer", explore.record),
-        PanelRoute("GET", "/record/{id}/body", "viewer", explore.body, "data"),
-        PanelRoute("GET", "/record/{id}/around", "viewer", explore.around, "data"),
+        # A client chooses its session's id, which is a part of the record's: it may have slashes.
+        PanelRoute("GET", "/record/{id:path}/body", "viewer", explore.body, "data"),
+        PanelRoute("GET", "/record/{id:path}/around", "viewer", explore.around, "data"),
+        PanelRoute("GET", "/record/{id:path}", "viewer", explore.record),
     ]
 
 

@@ -12,6 +12,7 @@ import json
 import time
 from collections.abc import Mapping
 from typing import Final
+from urllib.parse import quote
 
 import jinja2
 from markupsafe import Markup
@@ -56,7 +57,12 @@ class Renderer:
         )
         self._environment.globals.update(asset=assets.path, pages=PAGES, level_names=LEVEL_NAMES)
         self._environment.filters.update(
-            iso=iso_milliseconds, moment=moment, size=size_text, count=count_text, level=level_mark
+            iso=iso_milliseconds,
+            moment=moment,
+            size=size_text,
+            count=count_text,
+            level=level_mark,
+            segment=segment,
         )
         # An import map is code for the policy: it gets in by its hash.
         self._import_map = Markup(json.dumps({"imports": assets.modules()}).replace("<", "\\u003c"))
@@ -106,6 +112,11 @@ def _source_hash(text: str) -> str:
 def iso_milliseconds(time_ms: int) -> str:
     """2026-11-20T23:41:09.954Z of milliseconds since 1970."""
     return iso_time(time_ms / 1000)
+
+
+def segment(text: str) -> str:
+    """A text as one part of an address's path, whatever is in it."""
+    return quote(text, safe="")
 
 
 def moment(time_ms: int | None, style: str = "time") -> Markup:

@@ -218,6 +218,22 @@ def test_a_record_has_a_page_of_its_own_with_what_came_around_it(page):
     page.locator(".tree").wait_for()
 
 
+def test_a_record_is_reached_whatever_its_client_has_called_its_session(page, filled):
+    """The session's id is a part of the record's, and so of its address."""
+    session = "../a/body?b#c %2e 100%"
+    record = {"level": "INFO", "message": "odd one", "traceSessionId": session, "traceNumber": 0}
+    post(filled, filled.token("odd"), [record])
+    wait_stored(filled, filled.token("*", scopes=("read",)), 1, "bucket:odd kind:log")
+    page.goto("/explore?since=all&q=odd")
+    rows(page).first.click()
+    page.locator(".opened .tree").wait_for()
+    page.get_by_role("button", name="What came around it").click()
+    page.locator(".inner tr.current").wait_for()
+    rows(page).first.locator(".when a").click()
+    page.get_by_role("heading", level=1, name="odd one").wait_for()
+    page.locator(".tree").wait_for()
+
+
 def test_keys_move_open_and_exclude(page):
     page.goto("/explore?since=all&q=bucket%3Acerco+kind%3Alog")
     page.keyboard.press("j")

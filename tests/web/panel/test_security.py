@@ -32,9 +32,9 @@ VIEWER = {
     ("GET", "/explore/refine"),
     ("POST", "/searches"),
     ("POST", "/searches/remove"),
-    ("GET", "/record/{id}"),
-    ("GET", "/record/{id}/body"),
-    ("GET", "/record/{id}/around"),
+    ("GET", "/record/{id:path}"),
+    ("GET", "/record/{id:path}/body"),
+    ("GET", "/record/{id:path}/around"),
     ("GET", "/export"),
     ("GET", "/live"),
     ("GET", "/live/events"),
@@ -104,7 +104,7 @@ class Visitor:
             assert self.client.post("/login", data=form).status_code == 303
 
     def status(self, method, path, record_id):
-        path = path.replace("{id}", record_id)
+        path = path.replace("{id:path}", record_id)
         if path == "/live/events":
             with self.client.stream("GET", path, headers=STREAM) as answer:
                 return answer.status_code
