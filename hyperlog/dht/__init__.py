@@ -44,6 +44,7 @@ from hyperlog.dht.hyperdht import DHT, DHTStatistics, open_dht
 from hyperlog.dht.keys import KeyPair
 from hyperlog.dht.listener import Firewall, Listener, ListenerStatistics
 from hyperlog.dht.memory import MemoryStatistics
+from hyperlog.dht.publickey import decode_public_key, encode_address, encode_z32
 from hyperlog.dht.streams import UDXStream
 from hyperlog.dht.testing import SimNetwork, Testnet, testnet
 
@@ -87,6 +88,9 @@ __all__ = [
     "Testnet",
     "TooFewNodes",
     "UDXStream",
+    "decode_public_key",
+    "encode_address",
+    "encode_z32",
     "open_dht",
     "testnet",
 ]

@@ -41,7 +41,6 @@ from hyperlog.dht.constants import (
 from hyperlog.dht.errors import (
     DHTError,
     KeyPairInUse,
-    LocalProtocolError,
     NodeDestroyed,
     RemoteProtocolError,
 )
@@ -50,6 +49,7 @@ from hyperlog.dht.keys import KeyPair, generic_hash
 from hyperlog.dht.listener import Admit, Firewall, Listener, ListenerStatistics
 from hyperlog.dht.memory import MemoryStatistics, ReceiveMemory
 from hyperlog.dht.node import IncomingRequest, Reply, RPCNode, RPCStatistics
+from hyperlog.dht.publickey import decode_public_key
 from hyperlog.dht.sockets import SERVER, Sockets, SocketsStatistics
 from hyperlog.dht.streams import UDXStream
 from hyperlog.dht.udp import SocketFactory, UDPSocket
@@ -137,30 +137,32 @@ class DHT:
 
     async def connect(
         self,
-        remote_public_key: bytes,
+        remote_public_key: bytes | str,
         *,
         key_pair: KeyPair | None = None,
         relay_addresses: Sequence[Address] = (),
         local_connection: bool = True,
     ) -> Connection:
-        """Open an encrypted connection to the holder of a public key (32 bytes).
+        """Open an encrypted connection to the holder of a public key.
+
+        The key is 32 bytes, 64 hexadecimal digits, z-base-32, or a HyperDHT address with nodes in
+        it that go for `relay_addresses`; see publickey.py.
 
         `relay_addresses` are nodes known to reach the peer, or the peer's own node; they are tried
         beside the search. `local_connection=False` keeps LAN addresses out of it. Limit the time by
         a cancel scope; by itself an attempt ends after about 20 s.
 
         Raises:
-            LocalProtocolError: the key is not 32 bytes.
+            LocalProtocolError: that is no public key.
             NodeDestroyed: the node is closed, or closes meanwhile.
             ConnectError: PeerNotFound, PeerConnectionFailed, HolepunchFailed and so on.
         """
         self._check_running()
-        if len(remote_public_key) != 32:
-            raise LocalProtocolError(f"a public key has 32 bytes, got {len(remote_public_key)}")
-        known = list(relay_addresses) or self._relay_cache.get(remote_public_key, [])
+        public_key, named = decode_public_key(remote_public_key)
+        known = list(relay_addresses) or named or self._relay_cache.get(public_key, [])
         attempt = ConnectAttempt(
             self,
-            remote_public_key,
+            public_key,
             key_pair or self.key_pair,
             relay_addresses=known,
             local_connection=local_connection,
