@@ -101,7 +101,7 @@ class ConnectAttempt:
         self._local_connection = local_connection
         self._initiator = HandshakeInitiator(key_pair, remote_public_key, dht.random_bytes)
         self._stream = dht.create_stream()
-        self._stream.on_unconnected_packet = self._take_early_packet
+        self._stream.on_packet = self._take_early_packet
         self._early: tuple[int, Address] | None = None
         self._early_arrived = trio.Event()
         self._request: bytes | None = None
@@ -341,7 +341,7 @@ class ConnectAttempt:
         assert shaken.payload.udx is not None
         if self._stream.finished:
             raise PeerConnectionFailed("the peer broke the connection off at its start")
-        self._stream.on_unconnected_packet = None
+        self._stream.on_packet = None
         self._stream.connect(socket, shaken.payload.udx.id, address)
         if socket not in (SERVER, CLIENT):
             self._path = "punched"

@@ -379,7 +379,7 @@ class Listener(trio.abc.Listener[Connection]):
                 return  # connected already
             handshake.stream = None
             handshake.expires_at = trio.current_time() + HANDSHAKE_MEMORY
-            stream.on_unconnected_packet = None
+            stream.on_packet = None
             stream.connect(socket, udx.id, address)
             if socket not in (SERVER, CLIENT):
                 path = "punched"
@@ -390,7 +390,7 @@ class Listener(trio.abc.Listener[Connection]):
                 handshake.punch = None
             self._start_connection(handshake, stream, responder, path)
 
-        stream.on_unconnected_packet = connect
+        stream.on_packet = connect
         if direct or payload.firewall == FIREWALL_OPEN:
             handshake.connect = connect
             return

@@ -53,8 +53,8 @@ class UDXStream(trio.abc.HalfCloseableStream):
     def __init__(self, sockets: Sockets, core: UDXStreamCore) -> None:
         self.core = core
         self.socket: int | None = None
-        self.on_unconnected_packet: Callable[[int, Address], None] | None = None
-        """Called with local socket and source of every packet that comes before `connect`."""
+        self.on_packet: Callable[[int, Address], None] | None = None
+        """Called with local socket and source of every packet, for as long as it is set."""
         self.on_message: Callable[[bytes], None] | None = None
         """Called with each unordered message."""
         self.on_closed: Callable[[], None] | None = None
@@ -87,8 +87,8 @@ class UDXStream(trio.abc.HalfCloseableStream):
     def receive(self, data: bytes | memoryview, address: Address, socket: int, now: float) -> None:
         self.core.receive_datagram(data, address, now)
         # The very first packet may be the peer's DESTROY: then there is nothing to connect to.
-        if self.socket is None and self.on_unconnected_packet is not None and not self.core.closed:
-            self.on_unconnected_packet(socket, address)
+        if self.on_packet is not None and not self.core.closed:
+            self.on_packet(socket, address)
 
     def batch_done(self, now: float) -> None:
         core = self.core

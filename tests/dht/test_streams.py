@@ -149,7 +149,7 @@ async def test_a_destroy_before_the_connect_only_ends_that_stream():
     async with open_sockets() as (left, right):
         a, b = new_stream(left), new_stream(right)
         told = []
-        b.on_unconnected_packet = lambda socket, address: told.append(address)
+        b.on_packet = lambda socket, address: told.append(address)
         a.connect(SERVER, b.core.local_id, right.local_address(SERVER))
         a.destroy()
         await b.wait_finished()
