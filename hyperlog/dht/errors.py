@@ -28,7 +28,11 @@
     │   │   ├── CannotHolepunch         the server offers no relay node     CANNOT_HOLEPUNCH
     │   │   ├── RemoteNotHolepunching                                       REMOTE_NOT_HOLEPUNCHING
     │   │   └── RemoteNotHolepunchable                                     REMOTE_NOT_HOLEPUNCHABLE
-    │   └── RemoteAborted               the server gave the attempt up      REMOTE_ABORTED
+    │   ├── RemoteAborted               the server gave the attempt up      REMOTE_ABORTED
+    │   └── RelayError                  no path through the relay           RELAY_ABORTED
+    │       ├── RelayUnreachable        no connection to the relay itself
+    │       ├── RelayRefused            it is no relay, or its limits are reached
+    │       └── RelayAborted            it was lost before the path was there
     ├── ListenError
     │   ├── AlreadyListening                                                ALREADY_LISTENING
     │   └── KeyPairInUse                                                    KEYPAIR_ALREADY_USED
@@ -54,6 +58,7 @@ __all__ = [
     "ConnectError",
     "DHTError",
     "DoubleRandomizedNATs",
+    "DuplicateConnection",
     "HandshakeFailed",
     "HolepunchFailed",
     "HolepunchInvalid",
@@ -67,6 +72,10 @@ __all__ = [
     "PeerConnectionFailed",
     "PeerNotFound",
     "ProtocolError",
+    "RelayAborted",
+    "RelayError",
+    "RelayRefused",
+    "RelayUnreachable",
     "RemoteAborted",
     "RemoteNotHolepunchable",
     "RemoteNotHolepunching",
@@ -207,6 +216,34 @@ class RemoteNotHolepunchable(HolepunchFailed):
 
 class RemoteAborted(ConnectError):
     code = "REMOTE_ABORTED"
+
+
+class RelayError(ConnectError):
+    """The relay gave us no path to the peer."""
+
+    code = "RELAY_ABORTED"
+
+
+class RelayUnreachable(RelayError):
+    """No connection to the relay: its own error is the cause."""
+
+
+class RelayRefused(RelayError):
+    """The peer under the relay's key relays nothing, or not for us, or not now."""
+
+
+class RelayAborted(RelayError):
+    """The connection to the relay ended before the path was there."""
+
+
+class RelayAborted(ConnectError):
+    code = "RELAY_ABORTED"
+
+
+class DuplicateConnection(ConnectError):
+    """A pool has another connection to the peer, and keeps only one."""
+
+    code = "DUPLICATE_CONNECTION"
 
 
 class ListenError(DHTError):
