@@ -91,6 +91,11 @@ class Connection(trio.abc.Channel[bytes]):
         return self._stream.core.remote_address
 
     @property
+    def local_socket(self) -> int | None:
+        """Which of the node's sockets we send from, as `Sockets` counts them."""
+        return self._stream.socket
+
+    @property
     def round_trip_time(self) -> float | None:
         """Smoothed round-trip time in seconds, None before the first sample."""
         return self._stream.core.rtt

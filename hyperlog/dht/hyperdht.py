@@ -10,7 +10,7 @@ import os
 import random
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final, NoReturn, TypeVar
@@ -241,6 +241,16 @@ class DHT:
             self._relay_cache.move_to_end(public_key)
             while len(self._relay_cache) > MAX_RELAY_CACHE:
                 self._relay_cache.popitem(last=False)
+
+    def start_soon(self, task: Callable[..., Awaitable[object]], *args: object) -> None:
+        """Run a task for as long as the node; it must not raise.
+
+        Raises:
+            NodeDestroyed: the node is closed.
+        """
+        if self._nursery is None or self._closed:
+            raise NodeDestroyed("the node is closed")
+        self._nursery.start_soon(task, *args)
 
     # -- lookups ----------------------------------------------------------------------------------
 

@@ -1,4 +1,5 @@
 """blind-relay: connections through a third peer that sees ciphertext only. No IO in here.
 
-Built so far: the two messages. The protomux channel below them and the relaying itself follow.
+Frames and protomux carry the channel on which peers and relay talk, client and server are the two
+sides of that talk, and pairing is what a relay has to decide.
 """

@@ -10,7 +10,11 @@ from typing import Final
 
 from hyperlog.dht.compact import Reader, Writer
 
-__all__ = ["Pair", "Unpair"]
+__all__ = ["PAIR", "PROTOCOL", "UNPAIR", "Pair", "Unpair"]
+
+PROTOCOL: Final = "blind-relay"
+PAIR: Final = 0  # numbers of the messages
+UNPAIR: Final = 1
 
 TOKEN_SIZE: Final = 32  # bytes
 IS_INITIATOR: Final = 1  # flag
