@@ -12,6 +12,7 @@ from hypothesis import settings
 
 from tests.interop.harness import why_unavailable as why_no_javascript
 from tests.mongod import mongod, own_mongod, three_mongods, why_no_mongod
+from tests.natlab.lab import why_no_lab
 from tests.web.panel.browser import why_no_browser
 
 __all__ = ["mongod", "own_mongod", "three_mongods"]  # fixtures for all tests
@@ -49,6 +50,7 @@ REQUIREMENTS = {
     "browser": why_no_browser,
     "interop": why_no_javascript,
     "mongod": why_no_mongod,
+    "natlab": why_no_lab,
     "tailer": why_no_rsyslogd,
 }
 
@@ -63,11 +65,12 @@ def rsyslogd() -> list[str]:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselect the tests that cannot run here; refuse to with CI=true."""
-    reasons = {marker: why() for marker, why in REQUIREMENTS.items()}
+    wanted = {mark.name for item in items for mark in item.iter_markers()}
+    reasons = {marker: why() for marker, why in REQUIREMENTS.items() if marker in wanted}
     missing: Counter[str] = Counter()
     kept, left_out = [], []
     for item in items:
-        marker = next((m for m in REQUIREMENTS if reasons[m] and item.get_closest_marker(m)), None)
+        marker = next((m for m in reasons if reasons[m] and item.get_closest_marker(m)), None)
         if marker is None:
             kept.append(item)
         else:
