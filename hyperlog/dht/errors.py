@@ -236,10 +236,6 @@ class RelayAborted(RelayError):
     """The connection to the relay ended before the path was there."""
 
 
-class RelayAborted(ConnectError):
-    code = "RELAY_ABORTED"
-
-
 class DuplicateConnection(ConnectError):
     """A pool has another connection to the peer, and keeps only one."""
 
