@@ -45,8 +45,10 @@ from hyperlog.dht.keys import KeyPair
 from hyperlog.dht.listener import Firewall, Listener, ListenerStatistics
 from hyperlog.dht.memory import MemoryStatistics
 from hyperlog.dht.publickey import decode_public_key, encode_address, encode_z32
+from hyperlog.dht.simnat import SimNat
+from hyperlog.dht.simulation import SimHost, SimNetwork
 from hyperlog.dht.streams import UDXStream
-from hyperlog.dht.testing import SimNetwork, Testnet, testnet
+from hyperlog.dht.testing import Testnet, testnet
 
 __all__ = [
     "BOOTSTRAP_NODES",
@@ -81,6 +83,8 @@ __all__ = [
     "RequestTimeout",
     "ServerError",
     "ServerIncompatible",
+    "SimHost",
+    "SimNat",
     "SimNetwork",
     "StreamError",
     "StreamReset",

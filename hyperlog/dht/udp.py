@@ -44,7 +44,7 @@ GRO_SPACE: Final = socket.CMSG_SPACE(GRO_SIZE.size) if hasattr(socket, "CMSG_SPA
 
 
 class DatagramSocket(Protocol):
-    """What the node needs of a UDP socket; SimNetwork in testing.py offers it without a kernel."""
+    """What the node needs of a UDP socket; SimNetwork offers it without a kernel."""
 
     @property
     def local_address(self) -> Address: ...

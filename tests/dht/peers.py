@@ -18,9 +18,10 @@ from hyperlog.dht.connection import Connection
 from hyperlog.dht.hyperdht import DHT, open_dht
 from hyperlog.dht.keys import KeyPair
 from hyperlog.dht.noise.secretstream import SecretStreamCore
+from hyperlog.dht.simulation import SimNetwork
 from hyperlog.dht.sockets import SERVER, Sockets
 from hyperlog.dht.streams import UDXStream
-from hyperlog.dht.testing import SimNetwork, testnet
+from hyperlog.dht.testing import testnet
 from hyperlog.dht.udp import SocketFactory, UDPSocket
 from hyperlog.dht.udx.stream import UDXStreamCore
 

@@ -18,8 +18,8 @@ from hyperlog.dht.errors import RequestDestroyed, RequestTimeout, TooFewNodes
 from hyperlog.dht.node import IncomingRequest, RPCNode
 from hyperlog.dht.rpc.messages import DELAYED_PING, FIND_NODE, UNKNOWN_COMMAND, node_id
 from hyperlog.dht.rpc.table import distance
+from hyperlog.dht.simulation import SimNetwork
 from hyperlog.dht.sockets import CLIENT, SERVER, Sockets
-from hyperlog.dht.testing import SimNetwork
 from hyperlog.dht.udp import UDPSocket
 
 ROOT = Path(__file__).parents[2]

@@ -11,8 +11,8 @@ import trio
 import trio.testing
 
 from hyperlog.dht import sockets as module
+from hyperlog.dht.simulation import SimNetwork, SimSocket
 from hyperlog.dht.sockets import CLIENT, SERVER, Sockets
-from hyperlog.dht.testing import SimNetwork, SimSocket
 from tests.dht.peers import new_stream, open_sockets, sim_network, stream_pair
 
 

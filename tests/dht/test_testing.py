@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import trio
 
-from hyperlog.dht.testing import MAX_INBOX, testnet
+from hyperlog.dht.simulation import MAX_INBOX
+from hyperlog.dht.testing import testnet
 from tests.dht.peers import sim_network
 
 DATAGRAMS = [number.to_bytes(2, "big") for number in range(2000)]
