@@ -16,12 +16,12 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from hyperlog.dht import DHTError, decode_public_key, encode_z32
 from hyperlog.errors import ConfigError
 
 __all__ = ["Access", "AccessPolicy", "parse_key_list"]
@@ -33,9 +33,6 @@ MAX_FILE_SIZE: Final = 4 * 1024 * 1024  # bytes, some 60,000 keys
 MAX_LEARNED: Final = 1000  # keys, also when learning for a time
 MAX_COMPLAINTS: Final = 5  # lines told of one file
 FILE_MODE: Final = 0o640
-
-_HEX = re.compile(r"[0-9a-fA-F]{64}")
-_ZBASE32 = {letter: n for n, letter in enumerate("ybndrfg8ejkmcpqxot1uwisza345h769")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,14 +252,12 @@ def parse_key_list(text: str, name: str = "the list") -> frozenset[bytes]:
 
 
 def _key(word: str) -> bytes | None:
-    if _HEX.fullmatch(word):
-        return bytes.fromhex(word)
-    if len(word) != 52 or not all(letter in _ZBASE32 for letter in word):
+    try:
+        key = decode_public_key(word)[0]
+    except DHTError:
         return None
-    value = 0
-    for letter in word:
-        value = value << 5 | _ZBASE32[letter]
-    return None if value & 0xF else (value >> 4).to_bytes(32, "big")
+    # The last of 52 letters has bits beyond the key: one that is not as written by us is a mistake.
+    return key if len(word) != len(encode_z32(key)) or word == encode_z32(key) else None
 
 
 def _read(path: Path) -> tuple[frozenset[bytes], tuple[int, int, int]]:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable
 from typing import Final, TypeAlias
 
+from hyperlog.dht import DHTError, decode_public_key
 from hyperlog.errors import ConfigError
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "parse_bootstrap",
     "parse_host_name",
     "parse_mongo",
+    "parse_peer",
     "parse_public_key",
 ]
 
@@ -29,7 +31,6 @@ MAX_BOOTSTRAP: Final = 64  # nodes
 _MONGO = re.compile(r"mongodb(\+srv)?://[\x21-\x7e]+")
 _IPV6 = re.compile(r"\[[0-9A-Fa-f:.]{2,45}\]")
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?\.?")
-_KEY = re.compile(r"[0-9a-fA-F]{64}")
 
 
 def parse_address(text: str) -> Address:
@@ -105,21 +106,20 @@ def parse_bootstrap(nodes: Iterable[str | Address]) -> tuple[Address, ...]:
 
 
 def parse_public_key(key: str | bytes) -> bytes:
-    """The 32 bytes of a public key given as such or as 64 hex digits.
+    """The 32 bytes of a public key; see `parse_peer`."""
+    return parse_peer(key)[0]
+
+
+def parse_peer(key: str | bytes) -> tuple[bytes, tuple[Address, ...]]:
+    """A public key, 32 bytes, and the nodes that reach its holder if they are told with it.
+
+    It is given as 32 bytes, 64 hex digits, in z-base-32, or as a HyperDHT address in bytes or hex.
 
     Raises:
         ConfigError: it is something else.
     """
-    if isinstance(key, bytes | bytearray):
-        if len(key) != 32:
-            raise ConfigError(f"a server key has 32 bytes, got {len(key)}")
-        return bytes(key)
-    if not isinstance(key, str):
-        raise ConfigError(f"a server key is text or bytes, not {type(key).__name__}")
-    text = key.strip()
-    if not _KEY.fullmatch(text):
-        raise ConfigError(
-            f"a server key is the 64 hex digits that the server prints when it starts, got "
-            f"{len(text)} characters" + ("" if len(text) != 64 else ", not all of them hex digits")
-        )
-    return bytes.fromhex(text)
+    try:
+        public_key, nodes = decode_public_key(key.strip() if isinstance(key, str) else key)
+    except DHTError as err:
+        raise ConfigError(str(err)) from None
+    return public_key, tuple(nodes)

@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 
 from hyperlog.arguments import add_bootstrap, checked
-from hyperlog.config import ClientOptions, parse_public_key
+from hyperlog.config import ClientOptions, parse_peer
+from hyperlog.dht import encode_address
 from hyperlog.errors import ConfigError
 from hyperlog.webaddress import is_web_address, parse_web_address
 
@@ -16,7 +17,9 @@ MAX_TOKEN_FILE = 64 * 1024  # bytes
 
 
 def parse_server(text: str) -> bytes | str:
-    """The public key of a server, or its address.
+    """The public key of a server, or its address over HTTP.
+
+    A HyperDHT address that names nodes comes back whole, as bytes.
 
     Raises:
         ConfigError: it is neither.
@@ -25,9 +28,10 @@ def parse_server(text: str) -> bytes | str:
         # Whether it may be plain is decided with the other options.
         return str(parse_web_address(text, allow_plain=True))
     try:
-        return parse_public_key(text)
+        key, nodes = parse_peer(text)
     except ConfigError as err:
         raise ConfigError(f"{err}; or its address, https://HOST:PORT") from None
+    return encode_address(key, nodes) if nodes else key
 
 
 def add_client_options(parser: argparse.ArgumentParser) -> None:

@@ -21,6 +21,7 @@ from hyperlog.addresses import (
     parse_bootstrap,
     parse_host_name,
     parse_mongo,
+    parse_peer,
     parse_public_key,
 )
 from hyperlog.clientfolders import (
@@ -52,6 +53,7 @@ __all__ = [
     "parse_bootstrap",
     "parse_host_name",
     "parse_mongo",
+    "parse_peer",
     "parse_public_key",
 ]
 
@@ -272,6 +274,8 @@ class ClientConfig:
 
     server_key: bytes | None
     """of a server that is reached over the DHT"""
+    server_nodes: tuple[Address, ...]
+    """nodes that reach it, told with its key; empty to have them found"""
     web: WebAddress | None
     """of one that is reached over HTTP; None for both with `create_socket`"""
     tls: ssl.SSLContext | None
@@ -300,8 +304,8 @@ class ClientConfig:
     def checked(cls, server: str | bytes | None, options: ClientOptions) -> ClientConfig:
         """Check the options; read or make the key file.
 
-        `server` is a public key, or an address that begins with `https://` or `wss://` (`http://`
-        and `ws://` on this machine).
+        `server` is a public key in any form of `parse_peer`, or an address that begins with
+        `https://` or `wss://` (`http://` and `ws://` on this machine).
 
         Raises:
             ConfigError: a malformed key, address, name or token, or too small a spool; both or none
@@ -321,10 +325,11 @@ class ClientConfig:
             raise ConfigError("a client needs the server's key or address, or else create_socket")
         token = _token(options.get("token", os.environ.get("HYPERLOG_TOKEN") or None))
         web, tls, public_key = None, None, None
+        server_nodes: tuple[Address, ...] = ()
         if is_web_address(server):
             web, tls = _web(str(server), options)
         elif server is not None:
-            public_key = parse_public_key(server)
+            public_key, server_nodes = parse_peer(server)
         bootstrap = options.get("bootstrap")
         given = options.get("key_pair")
         key_pair, is_kept = (given, True) if given is not None else _client_keys(options)
@@ -351,6 +356,7 @@ class ClientConfig:
             )
         return cls(
             server_key=public_key,
+            server_nodes=server_nodes,
             web=web,
             tls=tls,
             ca_file=None if ca_file is None else os.path.abspath(ca_file),

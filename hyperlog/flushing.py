@@ -123,7 +123,7 @@ def find_spools(server: bytes | str | None = None) -> Iterator[LeftSpool]:
         data = client_data_path()
     except RuntimeError as err:
         raise ConfigError(f"where applications keep their records is not known: {err}") from err
-    wanted = server.hex() if isinstance(server, bytes) else server
+    wanted = server[:32].hex() if isinstance(server, bytes) else server  # the key of an address
     for path in sorted(data.glob("*/spool/*")):
         if not path.is_dir():
             continue

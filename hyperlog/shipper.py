@@ -32,6 +32,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 import trio
@@ -322,7 +323,8 @@ class Shipper:
         while True:
             try:
                 async with open_dht(bootstrap=config.bootstrap, key_pair=config.key_pair) as dht:
-                    way = Route(lambda: dht.connect(server_key), dht, server_key)
+                    connect = partial(dht.connect, server_key, relay_addresses=config.server_nodes)
+                    way = Route(connect, dht, server_key)
                     await self._reconnect_for_ever(way)
                     return
             except Exception as err:  # no socket to be had, or the node failed: make another one

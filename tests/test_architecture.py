@@ -62,7 +62,7 @@ EVERYWHERE = {"hyperlog.errors", "hyperlog.config"}
 EVERYTHING = {"*"}
 ARROWS: dict[str, set[str]] = {
     "errors": set(),
-    "access": set(),
+    "access": {"dht"},
     "limits": set(),
     "quantities": set(),
     "gate": {"access", "limits"},
@@ -71,7 +71,7 @@ ARROWS: dict[str, set[str]] = {
     "clientfolders": set(),
     "destination": set(),
     "webaddress": set(),
-    "addresses": set(),
+    "addresses": {"dht"},
     "config": {
         "access",
         "addresses",
@@ -203,7 +203,7 @@ ARROWS: dict[str, set[str]] = {
         "tokens",
         "web",
     },
-    "clientoptions": {"arguments", "webaddress"},
+    "clientoptions": {"arguments", "dht", "webaddress"},
     "sending": {"client", "clientfolders", "logs"},
     "flushing": {"clientfolders", "destination", "dht", "diskspool", "keyfile", "shipper"},
     "serving": {"server"},

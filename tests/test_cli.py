@@ -104,7 +104,7 @@ def records(folder):
         (["serve", "--host", "example.org"], "no IPv4 address to bind"),
         (["serve", "--local", "--bootstrap", "a:1"], "leave out one of the two"),
         (["send", "5a"], "64 hex digits"),
-        (["send", "zz" * 32], "not all of them hex digits"),
+        (["send", "zz" * 32], "not all of them are hex digits"),
         (["send", KEY, "x", "--timeout", "-1"], "no number of seconds"),
         (["send", KEY, "x", "--bootstrap", "a"], "write it like"),
         (["testnet", "--size", "0"], "no number of nodes"),

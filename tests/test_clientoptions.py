@@ -12,6 +12,7 @@ from hyperlog.clientoptions import (
     client_options,
     parse_server,
 )
+from hyperlog.dht import encode_address, encode_z32
 from hyperlog.errors import ConfigError
 
 KEY = "5a" * 32
@@ -25,6 +26,9 @@ def parsed(*arguments: str) -> argparse.Namespace:
 
 def test_a_server_is_a_key_or_an_address():
     assert parse_server(KEY) == bytes.fromhex(KEY)
+    assert parse_server(encode_z32(bytes.fromhex(KEY))) == bytes.fromhex(KEY)
+    address = encode_address(bytes.fromhex(KEY), [("10.0.0.7", 49737)])
+    assert parse_server(address.hex()) == address
     assert parse_server("wss://Logs.example.org/") == "https://logs.example.org"
     assert parse_server("http://10.0.0.7:8787") == "http://10.0.0.7:8787"
     with pytest.raises(ConfigError, match=r"64 hex digits.*or its address, https://HOST:PORT"):

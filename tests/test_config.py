@@ -16,9 +16,10 @@ from hyperlog.config import (
     ServerConfig,
     parse_address,
     parse_bootstrap,
+    parse_peer,
     parse_public_key,
 )
-from hyperlog.dht import BOOTSTRAP_NODES, KeyPair
+from hyperlog.dht import BOOTSTRAP_NODES, KeyPair, encode_address, encode_z32
 from hyperlog.errors import ConfigError, KeyFileError
 
 KEY = "5a" * 32
@@ -83,16 +84,24 @@ def test_bootstrap_nodes_may_be_texts_pairs_or_a_single_text():
 def test_a_public_key_is_hex_or_bytes():
     assert parse_public_key(KEY) == parse_public_key(bytes.fromhex(KEY)) == bytes.fromhex(KEY)
     assert parse_public_key(f" {KEY.upper()}\n") == bytes.fromhex(KEY)
+    assert parse_public_key(encode_z32(bytes.fromhex(KEY))) == bytes.fromhex(KEY)
+
+
+def test_a_peer_is_a_key_or_an_address_that_names_nodes():
+    nodes = (("10.0.0.7", 49737), ("203.0.113.9", 1))
+    address = encode_address(bytes.fromhex(KEY), nodes)
+    assert parse_peer(address) == parse_peer(f"{address.hex()}\n") == (bytes.fromhex(KEY), nodes)
+    assert parse_peer(KEY) == (bytes.fromhex(KEY), ())
 
 
 @pytest.mark.parametrize(
     ("key", "reason"),
     [
         ("5a" * 31, "got 62 characters"),
-        ("zz" * 32, "not all of them hex digits"),
+        ("zz" * 32, "not all of them are hex"),
         ("", "got 0 characters"),
         (b"short", "got 5"),
-        (7, "text or bytes"),
+        (7, "bytes or text"),
     ],
 )
 def test_a_malformed_public_key_is_refused_with_the_reason(key, reason):

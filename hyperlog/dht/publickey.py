@@ -1,7 +1,7 @@
 """A peer's public key in the forms that people and programs pass on.
 
     32 bytes                       the key itself
-    64 hexadecimal digits          as keys are printed here and by hypertrace-logger
+    64 hex digits          as keys are printed here and by hypertrace-logger
     52 characters of z-base-32     as hypercore-id-encoding prints them
     pear://KEY/PATH                a link; what follows the key is ignored
     a HyperDHT address             the key and nodes that reach its holder, as bytes or in hex
@@ -103,14 +103,14 @@ def _from_text(text: str) -> bytes:
         return decode_z32(key)
     if len(key) < HEX_SIZE:
         raise LocalProtocolError(
-            f"a public key is {HEX_SIZE} hexadecimal digits or {Z32_SIZE} characters of z-base-32, "
+            f"a public key is {HEX_SIZE} hex digits or {Z32_SIZE} characters of z-base-32, "
             f"got {len(key)} characters"
         )
     if len(key) % 2:
-        raise LocalProtocolError(f"hexadecimal digits come in pairs, got {len(key)} characters")
+        raise LocalProtocolError(f"hex digits come in pairs, got {len(key)} characters")
     try:
         return unhexlify(key)
     except ValueError:
         raise LocalProtocolError(
-            f"{len(key)} characters, but not all of them are hexadecimal digits"
+            f"{len(key)} characters, but not all of them are hex digits"
         ) from None

@@ -98,9 +98,9 @@ def test_anything_gives_a_key_or_that_one_error(value):
     ("value", "said"),
     [
         ("ab" * 31, "62 characters"),
-        ("zz" * 32, "not all of them are hexadecimal"),
-        (" " + "a" * 63, "not all of them are hexadecimal"),
-        ("a" * 65, "hexadecimal digits come in pairs"),
+        ("zz" * 32, "not all of them are hex digits"),
+        (" " + "a" * 63, "not all of them are hex digits"),
+        ("a" * 65, "hex digits come in pairs"),
         ("0" * 52, "'0' is no character of z-base-32"),
         (b"a" * 31, "32 bytes, got 31"),
         (KEY + b"\x01\x02" + bytes(6), "whole HyperDHT address"),
