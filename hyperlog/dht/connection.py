@@ -8,20 +8,37 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import trio
 
 from hyperlog.dht.compact import Address
-from hyperlog.dht.errors import RemoteProtocolError
+from hyperlog.dht.constants import FIREWALL_UNKNOWN
+from hyperlog.dht.errors import DHTError, RemoteProtocolError
 from hyperlog.dht.noise.secretstream import SecretStreamCore
 from hyperlog.dht.streams import READ_CHUNK, OneTask, UDXStream
 from hyperlog.dht.udx.stream import UDXStreamStatistics
 
-__all__ = ["Connection", "ConnectionStatistics"]
+__all__ = ["Connection", "ConnectionStatistics", "Opening"]
 
 MAX_UNORDERED: Final = 256  # unordered messages kept for a reader; older ones are dropped
+
+
+@dataclass(slots=True)
+class Opening:
+    """How a connection came about, and what was tried for it."""
+
+    seconds: float | None = None
+    """from the call, or from the peer's handshake, to the hello; None before that"""
+    handshakes: int = 0
+    """handshake messages: nodes that we asked, or nodes through which the peer's came"""
+    punches: int = 0
+    """hole punches begun"""
+    relays: int = 0
+    """connections through a relay begun"""
+    remote_firewall: int = FIREWALL_UNKNOWN
+    """the peer's NAT as it was last told: a FIREWALL_* of constants.py"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +47,9 @@ class ConnectionStatistics:
 
     path: str
     """direct, lan, punched or relayed"""
+    paths: tuple[str, ...]
+    """all so far, the present one last"""
+    opening: Opening
     remote_address: Address | None
     round_trip_time: float | None
     """s, smoothed"""
@@ -56,12 +76,13 @@ class Connection(trio.abc.Channel[bytes]):
         handshake_hash: bytes,
         is_initiator: bool,
         path: str,
+        opening: Opening | None = None,
     ) -> None:
         self.public_key = public_key
         self.remote_public_key = remote_public_key
         self.handshake_hash = handshake_hash
         self.is_initiator = is_initiator
-        self.path = path
+        self.opening = opening or Opening()
         self.on_authenticated: Callable[[], None] | None = None
         """Called once, when the peer has proved that it holds `remote_public_key`."""
         self._stream = stream
@@ -70,7 +91,10 @@ class Connection(trio.abc.Channel[bytes]):
         self._unordered: deque[bytes] = deque(maxlen=MAX_UNORDERED)
         self._unordered_lot = trio.lowlevel.ParkingLot()
         self._held_since = trio.current_time()
-        self._broken: RemoteProtocolError | None = None
+        self._paths = [path]
+        self._path_lot = trio.lowlevel.ParkingLot()
+        self._when_closed: list[Callable[[], None]] = []
+        self._broken: DHTError | None = None
         self._closed_here = False
         self._send_conflict = OneTask("sending on")
         self._receive_conflict = OneTask("receiving from")
@@ -78,12 +102,49 @@ class Connection(trio.abc.Channel[bytes]):
         self._messages_received = 0
         self._bytes_written = 0
         stream.on_message = self._take_unordered
-        stream.on_closed = self._wake_unordered
+        stream.on_closed = self._stream_closed
         stream.get_extra_timer = secret.get_timer
         stream.handle_extra_timer = self._keep_alive
         self._write(secret.hello())
 
     # -- what it is -------------------------------------------------------------------------------
+
+    @property
+    def path(self) -> str:
+        """How packets go now: direct, lan, punched or relayed."""
+        return self._paths[-1]
+
+    def set_path(self, path: str) -> None:
+        """The packets go another way from now on; for what finds the ways."""
+        self._paths.append(path)
+        self._path_lot.unpark_all()
+
+    async def path_changed(self) -> str:
+        """Wait until the connection changes over to another path; returns it.
+
+        That happens once at most, from relayed to one of the others.
+
+        Raises:
+            trio.ClosedResourceError, trio.BrokenResourceError: the connection ended before.
+        """
+        known = len(self._paths)
+        await trio.lowlevel.checkpoint()
+        while len(self._paths) == known:
+            self._stream.check_usable()
+            await self._path_lot.park()
+        return self.path
+
+    @property
+    def stream(self) -> UDXStream:
+        """The stream that carries the encrypted bytes; whoever uses it ends the connection."""
+        return self._stream
+
+    def when_closed(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called when the stream is over, in whatever way; at once if it is."""
+        if self._stream.finished:
+            callback()
+        else:
+            self._when_closed.append(callback)
 
     @property
     def remote_address(self) -> Address | None:
@@ -155,6 +216,8 @@ class Connection(trio.abc.Channel[bytes]):
     def statistics(self) -> ConnectionStatistics:
         return ConnectionStatistics(
             path=self.path,
+            paths=tuple(self._paths),
+            opening=replace(self.opening),
             remote_address=self.remote_address,
             round_trip_time=self.round_trip_time,
             messages_sent=self._messages_sent,
@@ -173,7 +236,7 @@ class Connection(trio.abc.Channel[bytes]):
         """
         while not self._secret.opened:
             self._check_broken()
-            if not await self._stream.wait_readable():
+            if not await self._wait_readable():
                 raise trio.BrokenResourceError("the peer ended the connection before its hello")
             self._pull()
 
@@ -251,6 +314,13 @@ class Connection(trio.abc.Channel[bytes]):
         if self._broken is not None:
             raise trio.BrokenResourceError(str(self._broken)) from self._broken
 
+    async def _wait_readable(self) -> bool:
+        try:
+            return await self._stream.wait_readable()
+        except trio.ClosedResourceError:
+            self._check_broken()  # it was not the caller who closed it
+            raise
+
     def _pull(self) -> None:
         chunks = self._stream.take(READ_CHUNK)
         if not chunks:
@@ -297,7 +367,7 @@ class Connection(trio.abc.Channel[bytes]):
             self._check_open()
             while not self._messages:
                 self._check_broken()
-                if not await self._stream.wait_readable():
+                if not await self._wait_readable():
                     try:
                         self._secret.eof()
                     except RemoteProtocolError as err:
@@ -315,8 +385,12 @@ class Connection(trio.abc.Channel[bytes]):
             self._unordered.append(message)
             self._unordered_lot.unpark_all()
 
-    def _wake_unordered(self) -> None:
+    def _stream_closed(self) -> None:
         self._unordered_lot.unpark_all()
+        self._path_lot.unpark_all()
+        callbacks, self._when_closed = self._when_closed, []
+        for callback in callbacks:
+            callback()
 
     async def receive_unordered(self) -> bytes:
         """Return the next unordered message; beyond 256 unread ones the oldest are dropped.
@@ -345,9 +419,15 @@ class Connection(trio.abc.Channel[bytes]):
         self._unordered_lot.unpark_all()
         await self._stream.aclose()
 
-    def abort(self) -> None:
-        """End at once: the peer sees a reset, and what was not received is forgotten."""
-        self._closed_here = True
+    def abort(self, reason: DHTError | None = None) -> None:
+        """End at once: the peer sees a reset, and what was not received is forgotten.
+
+        With a `reason`, whoever uses the connection gets a trio.BrokenResourceError of it, not a
+        trio.ClosedResourceError.
+        """
+        if reason is not None and self._broken is None:
+            self._broken = reason
+        self._closed_here = reason is None or self._closed_here
         self._messages.clear()
         self._unordered.clear()
         self._secret.discard()

@@ -29,10 +29,11 @@
     │   │   ├── RemoteNotHolepunching                                       REMOTE_NOT_HOLEPUNCHING
     │   │   └── RemoteNotHolepunchable                                     REMOTE_NOT_HOLEPUNCHABLE
     │   ├── RemoteAborted               the server gave the attempt up      REMOTE_ABORTED
-    │   └── RelayError                  no path through the relay           RELAY_ABORTED
-    │       ├── RelayUnreachable        no connection to the relay itself
-    │       ├── RelayRefused            it is no relay, or its limits are reached
-    │       └── RelayAborted            it was lost before the path was there
+    │   ├── RelayError                  no path through the relay           RELAY_ABORTED
+    │   │   ├── RelayUnreachable        no connection to the relay itself
+    │   │   ├── RelayRefused            it is no relay, or its limits are reached
+    │   │   └── RelayAborted            it was lost before the path was there
+    │   └── DuplicateConnection         the pool keeps another one          DUPLICATE_CONNECTION
     ├── ListenError
     │   ├── AlreadyListening                                                ALREADY_LISTENING
     │   └── KeyPairInUse                                                    KEYPAIR_ALREADY_USED
