@@ -15,6 +15,15 @@ from hyperlog.dht.commands.messages import NoisePayload, Peer
 from hyperlog.dht.compact import Address
 from hyperlog.dht.connection import Connection, ConnectionStatistics
 from hyperlog.dht.constants import BOOTSTRAP_NODES
+from hyperlog.dht.diagnosis import (
+    Announcement,
+    Diagnosis,
+    NATJudgement,
+    NodeProbe,
+    PeerAnswer,
+    PeerProbe,
+    probe_node,
+)
 from hyperlog.dht.errors import (
     BadHandshakeReply,
     ConnectError,
@@ -54,12 +63,14 @@ __all__ = [
     "BOOTSTRAP_NODES",
     "DHT",
     "Address",
+    "Announcement",
     "BadHandshakeReply",
     "ConnectError",
     "Connection",
     "ConnectionStatistics",
     "DHTError",
     "DHTStatistics",
+    "Diagnosis",
     "Firewall",
     "HandshakeFailed",
     "HolepunchFailed",
@@ -70,11 +81,15 @@ __all__ = [
     "ListenerStatistics",
     "LocalProtocolError",
     "MemoryStatistics",
+    "NATJudgement",
     "NodeDestroyed",
+    "NodeProbe",
     "NoisePayload",
     "Peer",
+    "PeerAnswer",
     "PeerConnectionFailed",
     "PeerNotFound",
+    "PeerProbe",
     "ProtocolError",
     "RemoteAborted",
     "RemoteProtocolError",
@@ -96,5 +111,6 @@ __all__ = [
     "encode_address",
     "encode_z32",
     "open_dht",
+    "probe_node",
     "testnet",
 ]

@@ -1,0 +1,353 @@
+"""Service: single steps of the way to a peer, for telling which of them fails.
+
+`DHT.connect` takes all of them at once and ends in one error. Here each is taken alone, and what it
+shows is given back as facts; what they mean to a person is not decided here.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
+
+import trio
+
+from hyperlog.dht.commands.handshake import HandshakeInitiator
+from hyperlog.dht.commands.messages import Handshake, NoisePayload, Peer
+from hyperlog.dht.compact import Address
+from hyperlog.dht.constants import (
+    ERROR_ABORTED,
+    ERROR_NONE,
+    FIND_PEER,
+    FIREWALL_CONSISTENT,
+    FIREWALL_OPEN,
+    FIREWALL_RANDOM,
+    FROM_CLIENT,
+    PEER_HANDSHAKE,
+    REPLY,
+)
+from hyperlog.dht.errors import DHTError, RemoteProtocolError
+from hyperlog.dht.holepunch.nat import Nat
+from hyperlog.dht.hyperdht import DHT
+from hyperlog.dht.interfaces import local_addresses
+from hyperlog.dht.keys import KeyPair, generic_hash
+from hyperlog.dht.rpc.messages import PING, Request, Response, decode_untrusted
+
+__all__ = [
+    "Announcement",
+    "Diagnosis",
+    "FirewallKind",
+    "NATJudgement",
+    "NodeProbe",
+    "PeerAnswer",
+    "PeerProbe",
+    "ProbeFailure",
+    "Stopped",
+    "probe_node",
+]
+
+PROBE_TRIES: Final = 3
+PROBE_INTERVAL: Final = 1.0  # s from one try to the next
+MAX_DATAGRAM: Final = 2048  # bytes; an answer to a ping has less than a hundred
+MAX_JUDGES: Final = 8  # nodes that tell how they see a socket
+MAX_HOLDERS_ASKED: Final = 4  # nodes that a handshake is sent through
+HANDSHAKE_TRIES: Final = 8
+HANDSHAKE_INTERVAL: Final = 0.5  # s
+UNROUTED: Final = "192.0.2.1"  # RFC 5737: asking for the way there finds the default route
+
+ProbeFailure: TypeAlias = Literal["silent", "refused", "unreachable", "forbidden"]
+"""Nothing came back; the machine said that nothing listens there; there is no way there; this
+machine's own firewall does not let the datagram out."""
+
+FirewallKind: TypeAlias = Literal["open", "consistent", "random", "unknown"]
+"""Of a NAT or firewall: none; the same outside port towards everybody; another one towards each."""
+
+Stopped: TypeAlias = Literal["node silent", "peer silent", "unknown to node", "unreadable"]
+"""Where a handshake got stuck."""
+
+_KINDS: Final[dict[int, FirewallKind]] = {
+    FIREWALL_OPEN: "open",
+    FIREWALL_CONSISTENT: "consistent",
+    FIREWALL_RANDOM: "random",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class NodeProbe:
+    """One node was asked for a sign of life."""
+
+    address: Address
+    round_trip_time: float | None
+    """s, of the try that was answered"""
+    failure: ProbeFailure | None
+    """None if it answered"""
+
+
+@dataclass(frozen=True, slots=True)
+class NATJudgement:
+    """How others see a fresh socket of ours."""
+
+    kind: FirewallKind
+    addresses: tuple[Address, ...]
+    """as the nodes asked see it, each once"""
+    samples: int
+    """nodes that told"""
+    translated: bool
+    """whether none of those addresses is one of this machine"""
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """Who holds a record of a key."""
+
+    holders: tuple[Address, ...]
+    """nearest to the key first"""
+    answered: int
+    """nodes, of those that were asked"""
+    silent: int
+    """the others"""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerAnswer:
+    """A peer has answered a handshake, by which it has proved its key."""
+
+    node: Address
+    """through which it came; the peer's own node if `direct`"""
+    direct: bool
+    round_trip_time: float
+    """s, to the peer through that node"""
+    error: int
+    """what the peer objects to; 0 for nothing"""
+    version: int
+    """of its protocol; we speak 1"""
+    kind: FirewallKind
+    """of its NAT, as far as that can be told before a hole is punched"""
+    seen_as: tuple[Address, ...]
+    """the peer's address in the eyes of the nodes that it announced to, each once"""
+    local_addresses: tuple[Address, ...]
+    """where it says that it is found on its own network"""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerProbe:
+    """What became of a handshake that was sent through several nodes."""
+
+    answer: PeerAnswer | None
+    stopped: dict[Address, Stopped]
+    """why no answer came through a node; empty when one came before that was known"""
+
+
+class Diagnosis:
+    """Looks at the network from a node that runs."""
+
+    def __init__(self, dht: DHT) -> None:
+        self._dht = dht
+
+    # -- this side --------------------------------------------------------------------------------
+
+    def address_for_others(self) -> Address:
+        """Where other machines reach this node, as far as that can be known.
+
+        That is the address at which everybody does, if there is one, else that on the way out of
+        this machine, else the loopback address.
+        """
+        host, port = self._dht.remote_address() or self._dht.address
+        if host != "0.0.0.0":
+            return host, port
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            try:
+                probe.connect((UNROUTED, 9))  # sends nothing
+            except OSError:
+                return "127.0.0.1", port
+            return str(probe.getsockname()[0]), port
+
+    async def judge_nat(self, others: Iterable[Address] = ()) -> NATJudgement:
+        """Ask nodes how they see a fresh socket, as the one that would punch a hole.
+
+        `others` are nodes to ask beside those that this one knows.
+        """
+        dht = self._dht
+        nat = Nat(firewalled=dht.remote_address() is None)
+        seen: dict[Address, None] = {}
+        index = dht.sockets.open_pool_socket(lambda address: None)
+        try:
+
+            async def ask(node: Address) -> None:
+                try:
+                    response = await dht.node.ping(node, socket=index)
+                except DHTError:
+                    return
+                nat.add(response.to, node)
+                seen[response.to] = None
+
+            known = dht.node.known_nodes(MAX_JUDGES)
+            async with trio.open_nursery() as nursery:
+                for node in list(dict.fromkeys([*known, *others]))[:MAX_JUDGES]:
+                    nursery.start_soon(ask, node)
+        finally:
+            dht.sockets.release(index)
+        own = {host for host, _ in local_addresses((dht.address[0], 0))}
+        return NATJudgement(
+            _KINDS.get(nat.firewall, "unknown"),
+            tuple(seen),
+            nat.sampled,
+            bool(seen) and not own & {host for host, _ in seen},
+        )
+
+    # -- the peer ---------------------------------------------------------------------------------
+
+    async def find_holders(self, public_key: bytes) -> Announcement:
+        """Look for the nodes that hold a record of a public key (32 bytes)."""
+        holders: list[Address] = []
+        answered = 0
+        async with self._dht.node.query_replies(FIND_PEER, generic_hash(public_key)) as replies:
+            async for reply in replies:
+                answered += 1
+                if _is_record(reply.value, public_key):
+                    holders.append(reply.address)
+        assert replies.result is not None
+        nearest = {address: place for place, address in enumerate(replies.result.closest_nodes)}
+        holders.sort(key=lambda address: nearest.get(address, len(nearest)))
+        return Announcement(tuple(holders), answered, replies.result.errors)
+
+    async def probe_peer(
+        self, public_key: bytes, nodes: Sequence[Address], *, key_pair: KeyPair | None = None
+    ) -> PeerProbe:
+        """Send a handshake to the holder of a key through `nodes`, without opening a connection.
+
+        The handshake names no stream, so that the peer answers with what it has to say of itself
+        and keeps nothing. `key_pair` (default: the node's own) is who we are to the peer, which may
+        refuse some; what refuses does so in silence.
+        """
+        probe = _HandshakeProbe(self._dht, public_key, key_pair or self._dht.key_pair)
+        async with trio.open_nursery() as nursery:
+
+            async def ask(node: Address) -> None:
+                await probe.ask(node)
+                if probe.answer is not None:
+                    nursery.cancel_scope.cancel()
+
+            for node in nodes[:MAX_HOLDERS_ASKED]:
+                nursery.start_soon(ask, node)
+        return PeerProbe(probe.answer, probe.stopped)
+
+
+async def probe_node(address: Address) -> NodeProbe:
+    """Ask whatever is at an address for the sign of life of a DHT node, for up to 3 s.
+
+    From a socket of its own, which unlike those of a node is told why a datagram does not arrive.
+    """
+    sock = trio.socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with sock:
+        try:
+            await sock.connect(address)
+            sent_at: list[float] = []
+            while len(sent_at) < PROBE_TRIES:
+                request = Request(tid=len(sent_at), to=address, command=PING, internal=True)
+                sent_at.append(trio.current_time())
+                await sock.send(request.encode())
+                with trio.move_on_after(PROBE_INTERVAL):
+                    tid = await _receive_answer(sock, len(sent_at))
+                    return NodeProbe(address, trio.current_time() - sent_at[tid], None)
+        except ConnectionRefusedError:
+            return NodeProbe(address, None, "refused")
+        except PermissionError:
+            return NodeProbe(address, None, "forbidden")
+        except OSError:
+            return NodeProbe(address, None, "unreachable")
+    return NodeProbe(address, None, "silent")
+
+
+async def _receive_answer(sock: trio.socket.SocketType, tids: int) -> int:
+    """The tid below `tids` of the first answer that comes."""
+    while True:
+        try:
+            message = decode_untrusted(await sock.recv(MAX_DATAGRAM))
+        except RemoteProtocolError:
+            continue
+        if isinstance(message, Response) and message.tid < tids:
+            return message.tid
+
+
+def _is_record(value: bytes | None, public_key: bytes) -> bool:
+    if value is None:
+        return False
+    try:
+        return Peer.decode_untrusted(value).public_key == public_key
+    except RemoteProtocolError:
+        return False
+
+
+class _HandshakeProbe:
+    """One handshake on its way through several nodes."""
+
+    def __init__(self, dht: DHT, public_key: bytes, key_pair: KeyPair) -> None:
+        self.answer: PeerAnswer | None = None
+        self.stopped: dict[Address, Stopped] = {}
+        self._dht = dht
+        self._target = generic_hash(public_key)
+        self._initiator = HandshakeInitiator(key_pair, public_key, dht.random_bytes)
+        noise = self._initiator.send(NoisePayload(secret_stream=True))
+        self._message = Handshake(mode=FROM_CLIENT, noise=noise).encode()
+
+    async def ask(self, node: Address) -> None:
+        """Send the handshake through one node; what comes of it is in `answer` or `stopped`."""
+        sent_at = trio.current_time()
+        try:
+            response = await self._dht.node.request(
+                PEER_HANDSHAKE,
+                target=self._target,
+                value=self._message,
+                to=node,
+                retries=HANDSHAKE_TRIES - 1,
+                timeout=HANDSHAKE_INTERVAL,
+            )
+        except DHTError:
+            self.stopped[node] = await self._who_is_silent(node)
+            return
+        if self.answer is not None:
+            return
+        if response.value is None:
+            self.stopped[node] = "unknown to node"
+            return
+        try:
+            reply = Handshake.decode_untrusted(response.value)
+            if reply.mode != REPLY:
+                raise RemoteProtocolError("not an answer")
+            payload = self._initiator.receive_untrusted(reply.noise)
+        except RemoteProtocolError:
+            self.stopped[node] = "unreadable"
+            return
+        self.answer = _answer_of(
+            payload, node, reply.peer_address is None, trio.current_time() - sent_at
+        )
+
+    async def _who_is_silent(self, node: Address) -> Stopped:
+        try:
+            await self._dht.node.ping(node)
+        except DHTError:
+            return "node silent"
+        return "peer silent"
+
+
+def _answer_of(
+    payload: NoisePayload, node: Address, direct: bool, round_trip_time: float
+) -> PeerAnswer:
+    relays = payload.holepunch.relays if payload.holepunch is not None else []
+    nat = Nat()
+    for relay in relays:
+        nat.add(relay.peer_address, relay.relay_address)
+    kind = _KINDS.get(nat.firewall, "unknown")
+    is_objection = payload.error not in (ERROR_NONE, ERROR_ABORTED)  # we named no stream
+    return PeerAnswer(
+        node,
+        direct,
+        round_trip_time,
+        payload.error if is_objection else ERROR_NONE,
+        payload.version,
+        "open" if payload.firewall == FIREWALL_OPEN else kind,
+        tuple(dict.fromkeys(relay.peer_address for relay in relays)),
+        tuple(payload.addresses4),
+    )
