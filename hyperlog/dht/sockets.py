@@ -60,7 +60,8 @@ class StreamHandler(Protocol):
     def batch_done(self, now: float) -> None:
         """All packets that were waiting have been handed over: wake readers and writers."""
 
-    def datagrams_to_send(self, now: float) -> list[tuple[Address, list[bytes]]]: ...
+    def datagrams_to_send(self, now: float) -> list[tuple[int, Address, list[bytes]]]:
+        """What is due, by local socket and destination."""
 
     def get_timer(self) -> float | None: ...
 
@@ -270,8 +271,8 @@ class Sockets:
                 groups = stream.datagrams_to_send(now)
                 if not groups:
                     break
-                for address, datagrams in groups:
-                    self._send_batch(stream.socket, address, datagrams)
+                for socket, address, datagrams in groups:
+                    self._send_batch(socket, address, datagrams)
                 if self._backlog:
                     break
         if stream_id in self._streams:  # sending may have been its last act

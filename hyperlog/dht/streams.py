@@ -16,7 +16,13 @@ import trio
 from hyperlog.dht.compact import Address
 from hyperlog.dht.errors import StreamError, StreamTimeout
 from hyperlog.dht.sockets import Sockets
-from hyperlog.dht.udx.events import EndReceived, MessageReceived, StreamClosed
+from hyperlog.dht.udx.events import (
+    EndReceived,
+    MessageReceived,
+    RemoteChanged,
+    StreamClosed,
+)
+from hyperlog.dht.udx.sender import Groups
 from hyperlog.dht.udx.stream import UDXStreamCore
 
 __all__ = ["READ_CHUNK", "OneTask", "UDXStream"]
@@ -57,11 +63,14 @@ class UDXStream(trio.abc.HalfCloseableStream):
         """Called with local socket and source of every packet, for as long as it is set."""
         self.on_message: Callable[[bytes], None] | None = None
         """Called with each unordered message."""
+        self.on_remote_changed: Callable[[], None] | None = None
+        """Called after `change_remote`, when nothing is in flight on the old path any more."""
         self.on_closed: Callable[[], None] | None = None
         """Called once, when the stream has ended in whatever way."""
         self.get_extra_timer: Callable[[], float | None] | None = None
         self.handle_extra_timer: Callable[[float], None] | None = None
         self._sockets = sockets
+        self._former_sockets: list[int] = []
         self._heard_at = 0.0
         self._silence_limit: float | None = None
         self._silence_check_at = 0.0
@@ -111,13 +120,17 @@ class UDXStream(trio.abc.HalfCloseableStream):
                     self.on_message(event.data)
             elif isinstance(event, EndReceived):
                 self._readers.unpark_all()
+            elif isinstance(event, RemoteChanged):
+                self._release_former_sockets()
+                if self.on_remote_changed is not None:
+                    self.on_remote_changed()
             elif isinstance(event, StreamClosed):
                 if event.error is None and not self._destroyed:
                     self._acknowledged = self._written  # the peer has acknowledged our end
                 self._finish(event.error)
             event = core.next_event()
 
-    def datagrams_to_send(self, now: float) -> list[tuple[Address, list[bytes]]]:
+    def datagrams_to_send(self, now: float) -> Groups:
         core = self.core
         groups = core.datagrams_to_send(now)
         sent = self._written - core.unsent_bytes
@@ -195,8 +208,36 @@ class UDXStream(trio.abc.HalfCloseableStream):
         """Send from `socket` to `address` from now on; what came before is acknowledged."""
         self.socket = socket
         self._sockets.hold(socket)
-        self.core.connect(remote_id, address, trio.current_time())
+        self.core.connect(remote_id, address, trio.current_time(), socket)
         self._sockets.mark_dirty(self.core.local_id)
+
+    def change_remote(self, socket: int, remote_id: int, address: Address) -> None:
+        """Send from `socket` to `address` from now on, in the middle of the stream.
+
+        Nothing gets lost or doubled by it. What is in flight may still be repeated to the old
+        address, until `on_remote_changed` is called: perhaps before this returns.
+
+        Raises:
+            LocalProtocolError: the stream is not connected, or it is over.
+        """
+        self.core.change_remote(remote_id, address, trio.current_time(), socket)
+        assert self.socket is not None
+        self._former_sockets.append(self.socket)
+        self._sockets.hold(socket)
+        self.socket = socket
+        self._take_events()
+        self._sockets.mark_dirty(self.core.local_id)
+
+    @property
+    def remote_is_changing(self) -> bool:
+        """Whether something sent before the last `change_remote` is not acknowledged yet."""
+        return self.core.remote_is_changing
+
+    def _release_former_sockets(self) -> None:
+        # The peer makes its own change when it likes, and until then its packets come in there.
+        for socket in self._former_sockets:
+            self._sockets.release(socket, linger=True)
+        self._former_sockets.clear()
 
     def destroy(self) -> None:
         """End at once: the peer sees a reset, unless both sides had ended already.
@@ -222,6 +263,7 @@ class UDXStream(trio.abc.HalfCloseableStream):
         self._sockets.remove_stream(self.core.local_id, remember=self.core)
         if self.socket is not None:
             self._sockets.release(self.socket, linger=self.core.closing_reply is not None)
+        self._release_former_sockets()
         self._readers.unpark_all()
         self._writers.unpark_all()
         self._progress.unpark_all()

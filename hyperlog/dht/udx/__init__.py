@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from hyperlog.dht.udx.closed import ClosedStreams
-from hyperlog.dht.udx.events import EndReceived, Event, MessageReceived, StreamClosed
+from hyperlog.dht.udx.events import (
+    EndReceived,
+    Event,
+    MessageReceived,
+    RemoteChanged,
+    StreamClosed,
+)
 from hyperlog.dht.udx.packet import stream_id_untrusted
 from hyperlog.dht.udx.statistics import UDXStreamStatistics
 from hyperlog.dht.udx.stream import UDXStreamCore
@@ -13,6 +19,7 @@ __all__ = [
     "EndReceived",
     "Event",
     "MessageReceived",
+    "RemoteChanged",
     "StreamClosed",
     "UDXStreamCore",
     "UDXStreamStatistics",

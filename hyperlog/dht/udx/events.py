@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from hyperlog.dht.errors import StreamReset, StreamTimeout
 
-__all__ = ["EndReceived", "Event", "MessageReceived", "StreamClosed"]
+__all__ = ["EndReceived", "Event", "MessageReceived", "RemoteChanged", "StreamClosed"]
 
 
 @dataclass(slots=True)
@@ -21,6 +21,11 @@ class MessageReceived:
 
 
 @dataclass(slots=True)
+class RemoteChanged:
+    """All that was sent before change_remote() is acknowledged: nothing needs the old path now."""
+
+
+@dataclass(slots=True)
 class StreamClosed:
     """The last event of a stream; bytes that arrived before it can still be read."""
 
@@ -28,4 +33,4 @@ class StreamClosed:
     "None after an end in both directions and after our own destroy()."
 
 
-Event = EndReceived | MessageReceived | StreamClosed
+Event = EndReceived | MessageReceived | RemoteChanged | StreamClosed

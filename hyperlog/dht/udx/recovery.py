@@ -61,11 +61,13 @@ LOSS: Final = 2
 class Path:
     """Where packets go; in-flight packets keep theirs when the stream changes its remote."""
 
-    __slots__ = ("address", "remote_id")
+    __slots__ = ("address", "remote_id", "socket")
 
-    def __init__(self, remote_id: int, address: Address) -> None:
+    def __init__(self, remote_id: int, address: Address, socket: int = 0) -> None:
         self.remote_id = remote_id
         self.address = address
+        self.socket = socket
+        """local socket to send from; a name for the caller's use"""
 
 
 class Flight:
@@ -159,6 +161,8 @@ class Recovery:
         self._highest_acked = next_seq  # one past it
         self._reordering_seen = False
         self._sack_ends: dict[int, int] = {}  # the blocks of the last acknowledgement
+        self._new_path: Path | None = None  # while packets of an older one are in flight
+        self._old_path_age = 0.0
 
         self._probes_in_a_row = 0  # since anything was acknowledged
 
@@ -392,6 +396,23 @@ class Recovery:
 
     # Losses
 
+    def begin_path_change(self, path: Path) -> None:
+        """New packets take `path` from now on, and may overtake those in flight by far."""
+        self._new_path = path
+        self._old_path_age = (self.srtt or 0.0) + 4 * self.rttvar
+
+    def end_path_change(self) -> None:
+        """Nothing of an older path is in flight any more."""
+        self._new_path = None
+
+    def _age(self, packet: SentPacket) -> float:
+        """Seconds after which a packet counts as lost, when a later one has been acknowledged."""
+        age = self._rack_rtt + self._reorder_window()
+        if self._new_path is not None and packet.flight.path is not self._new_path:
+            # The later one took another path: this one is measured by the round trips of its own.
+            age = max(age, self._old_path_age)
+        return age
+
     def _reorder_window(self) -> float:
         if not self._reordering_seen and (self.state != OPEN or self.sacked >= 3):
             return 0.0
@@ -404,21 +425,18 @@ class Recovery:
         rack_end = self._rack_end
         overdue: list[SentPacket] = []
         age: float | None = None
-        latest = 0.0
         for packet in self.in_flight.values():
             sent_at = packet.flight.sent_at
             if sent_at > rack_sent_at:
                 break
             if sent_at == rack_sent_at and packet.seq + 1 >= rack_end:
                 continue
-            if age is None:
-                age = self._rack_rtt + self._reorder_window()
+            if age is None or self._new_path is not None:
+                age = self._age(packet)
             if sent_at + age <= now:
                 overdue.append(packet)
-            else:
-                latest = sent_at
-        if latest and age is not None:
-            self.reorder_at = latest + age
+            elif self.reorder_at is None or sent_at + age > self.reorder_at:
+                self.reorder_at = sent_at + age
         for packet in overdue:
             self.lost[packet.seq] = self.in_flight.pop(packet.seq)
         self.lost_count += len(overdue)
@@ -448,11 +466,10 @@ class Recovery:
         self._recovery_end = self.next_seq
         self.probe_at = self.reorder_at = None
         self.rto_at = now + 2 * self.rto
-        age = self._rack_rtt + self._reorder_window()
         overdue = [
             packet
             for packet in self.in_flight.values()
-            if packet.seq == self.oldest or packet.flight.sent_at + age < now
+            if packet.seq == self.oldest or packet.flight.sent_at + self._age(packet) < now
         ]
         for packet in overdue:
             del self.in_flight[packet.seq]

@@ -31,7 +31,8 @@ __all__ = ["Groups", "Sender"]
 INITIAL_PEER_WINDOW: Final = 4 * 1024 * 1024  # bytes, libudx UDX_DEFAULT_RWND_MAX
 MAX_DATA_PER_CALL: Final = 64  # datagrams with data of one send(), what UDP_SEGMENT takes
 
-Groups = list[tuple[Address, list[bytes]]]
+Groups = list[tuple[int, Address, list[bytes]]]
+"""Datagrams by where they go: the local socket that the path names, and the address."""
 
 _pack_header = HEADER.pack
 
@@ -48,6 +49,7 @@ class Sender:
         self._pacer = Pacer(0.0, BASE_MTU)
         self._overhead = header_overhead("")
         self.payload_size = BASE_MTU - self._overhead
+        self._former_path: Path | None = None
         self._path_changing_until: int | None = None
 
         self.end_queued = False
@@ -70,10 +72,30 @@ class Sender:
         self.send_due = True
 
     def change_path(self, path: Path) -> None:
-        """Send new packets to `path`; the search for its MTU starts from the bottom."""
+        """Send new packets to `path`; the search for its MTU starts from the bottom.
+
+        The estimates of round trip and bandwidth stay: what the new path is like, its first
+        acknowledgements tell.
+        """
         self.mtu = PathMTU(enabled=self.mtu.enabled)
+        self._former_path = self.path
         self._path_changing_until = self.recovery.next_seq
+        self.recovery.begin_path_change(path)
         self._take_path(path)
+
+    @property
+    def path_is_changing(self) -> bool:
+        """Whether packets that were first sent on an older path are not acknowledged yet."""
+        return self._path_changing_until is not None
+
+    def end_path_change(self) -> bool:
+        """Look whether the last change is over; True once when it is."""
+        until = self._path_changing_until
+        if until is None or self.recovery.oldest < until:
+            return False
+        self._path_changing_until = self._former_path = None
+        self.recovery.end_path_change()
+        return True
 
     def _take_path(self, path: Path) -> None:
         self.path = path
@@ -124,9 +146,6 @@ class Sender:
         if probe is not None and probe not in recovery.in_flight and probe not in recovery.lost:
             mtu.on_probe_acked()
             self.payload_size = mtu.mtu - self._overhead
-        changing_until = self._path_changing_until
-        if changing_until is not None and recovery.oldest >= changing_until:
-            self._path_changing_until = None
         if sample.acked:
             sample.lost = self._detect_losses(now)
         bbr.on_acks(
@@ -342,7 +361,7 @@ class Sender:
         if packet.seq == self.mtu.probe_seq:
             # Which of the two transmissions gets acknowledged could not be told.
             self.mtu.on_probe_lost()
-        recovery.on_resent(packet, recovery.begin_flight(packet.flight.path, now))
+        recovery.on_resent(packet, recovery.begin_flight(self._path_to_repeat_on(packet), now))
         recovery.on_probe_sent(now)
         self._emit(groups, out, packet, rwnd, ack)
 
@@ -358,7 +377,7 @@ class Sender:
             recovery.lost and count < budget and pacer.credit > 0 and len(recovery.in_flight) < cwnd
         ):
             packet = recovery.take_lost()
-            path = packet.flight.path
+            path = self._path_to_repeat_on(packet)
             if flight is None or flight.path is not path:
                 flight = recovery.begin_flight(path, now)
             recovery.on_resent(packet, flight)
@@ -367,15 +386,31 @@ class Sender:
             count += 1
         return count
 
+    def _path_to_repeat_on(self, packet: SentPacket) -> Path:
+        """The path of the last transmission, unless that one may not be there any more.
+
+        libudx stays with the old path. But the peer, or a relay, may have given that up, and then
+        the packet would never arrive; on the new path it may be too large. So the first repetition
+        takes the old path, the second the new one, and if it is large it goes on like that.
+        """
+        path = packet.flight.path
+        current = self.path
+        assert current is not None
+        if path is not current:
+            return current if packet.retransmitted else path
+        if self._former_path is not None and packet.size > self.payload_size:
+            return self._former_path
+        return path
+
     def _emit(
         self, groups: Groups, out: list[bytes], packet: SentPacket, rwnd: int, ack: int
     ) -> None:
-        """Append a retransmission, on the path of the first transmission."""
+        """Append a retransmission, on the path of its flight."""
         path = packet.flight.path
         datagram = self._with_header(packet, packet.datagram[2], path, rwnd, ack)
         if path is self.path:
             out.append(datagram)
-        elif groups and groups[-1][0] == path.address:
-            groups[-1][1].append(datagram)
+        elif groups and groups[-1][:2] == (path.socket, path.address):
+            groups[-1][2].append(datagram)
         else:
-            groups.append((path.address, [datagram]))
+            groups.append((path.socket, path.address, [datagram]))

@@ -28,7 +28,7 @@ from typing import Final
 
 from hyperlog.dht.compact import Address
 from hyperlog.dht.errors import LocalProtocolError, StreamReset, StreamTimeout
-from hyperlog.dht.udx.events import Event, MessageReceived, StreamClosed
+from hyperlog.dht.udx.events import Event, MessageReceived, RemoteChanged, StreamClosed
 from hyperlog.dht.udx.packet import (
     DATA,
     DESTROY,
@@ -78,6 +78,7 @@ class UDXStreamCore:
         self.local_id = local_id
         self.remote_id: int | None = None
         self.remote_address: Address | None = None
+        self._socket = 0
         self.connected = False
         self.closed = False
 
@@ -109,21 +110,28 @@ class UDXStreamCore:
 
     # Commands
 
-    def connect(self, remote_id: int, remote_address: Address, now: float) -> None:
-        """Say where to send; an acknowledgement that was held back goes out next."""
+    def connect(self, remote_id: int, remote_address: Address, now: float, socket: int = 0) -> None:
+        """Say where to send; an acknowledgement that was held back goes out next.
+
+        `socket` is what datagrams_to_send names as the local socket of these datagrams.
+        """
         if self.closed or self.connected:
             raise LocalProtocolError("a UDX stream connects once, before it is closed")
         self._now = now
         self.remote_id = remote_id
         self.remote_address = remote_address
+        self._socket = socket
         self.connected = True
-        self._sender.start(Path(remote_id, remote_address), now)
+        self._sender.start(Path(remote_id, remote_address, socket), now)
         self._rearm_keep_alive(now)
 
-    def change_remote(self, remote_id: int, remote_address: Address, now: float) -> None:
+    def change_remote(
+        self, remote_id: int, remote_address: Address, now: float, socket: int = 0
+    ) -> None:
         """Send new packets elsewhere; what is in flight keeps its old remote for retransmission.
 
-        The search for the path MTU starts again.
+        Once all of that is acknowledged, RemoteChanged follows. The search for the path MTU starts
+        again. Packets of the peer are taken from wherever they come, as ever.
 
         Spec: docs/protocol/udx.md section 12.
         """
@@ -132,7 +140,13 @@ class UDXStreamCore:
         self._now = now
         self.remote_id = remote_id
         self.remote_address = remote_address
-        self._sender.change_path(Path(remote_id, remote_address))
+        self._socket = socket
+        self._sender.change_path(Path(remote_id, remote_address, socket))
+        self._end_path_change()
+
+    def _end_path_change(self) -> None:
+        if self._sender.end_path_change():
+            self._events.append(RemoteChanged())
 
     def write(self, data: bytes, now: float) -> None:
         """Append to the byte stream; allowed before connect().
@@ -254,6 +268,11 @@ class UDXStreamCore:
         return self._recovery.next_seq
 
     @property
+    def remote_is_changing(self) -> bool:
+        """Whether something that was sent before the last change_remote() is still in flight."""
+        return self._sender.path_is_changing
+
+    @property
     def acked_seq(self) -> int:
         """The peer has every packet below it; what was SACKed beyond a gap does not count."""
         return self._recovery.oldest
@@ -370,6 +389,8 @@ class UDXStreamCore:
                     return
                 if self._sender.on_ack(recovery.oldest + advance) and not receiver.end_received:
                     receiver.ack_due = True  # rule 9
+                if self._sender.path_is_changing:
+                    self._end_path_change()
             if rwnd != self._sender.peer_rwnd or seq != self._window_seq or ack != self._window_ack:
                 self._take_window(rwnd, seq, ack)
         if flags & SACK:
@@ -468,7 +489,7 @@ class UDXStreamCore:
     # Network out
 
     def datagrams_to_send(self, now: float) -> Groups:
-        """Return what is due now, as datagrams grouped by destination, in order.
+        """Return what is due now, grouped by local socket and destination, in order.
 
         At most 64 of them carry data; when more is due, get_timer() lies in the past.
         """
@@ -479,7 +500,7 @@ class UDXStreamCore:
         assert address is not None
         if self.closed:
             out, self._farewell = self._farewell, []
-            return self._count_out([(address, out)] if out else [])
+            return self._count_out([(self._socket, address, out)] if out else [])
 
         groups: Groups = []
         out = []
@@ -507,7 +528,7 @@ class UDXStreamCore:
             out += [self._header(MESSAGE) + message for message in self._messages_out]
             self._messages_out.clear()
         if out:
-            groups.append((address, out))
+            groups.append((self._socket, address, out))
         if groups and self._keep_alive is not None:
             self._rearm_keep_alive(now)
         if receiver.end_received:
@@ -515,7 +536,7 @@ class UDXStreamCore:
         return self._count_out(groups)
 
     def _count_out(self, groups: Groups) -> Groups:
-        for _, datagrams in groups:
+        for _, _, datagrams in groups:
             self._packets_out += len(datagrams)
             self._bytes_out += sum(map(len, datagrams))
         return groups

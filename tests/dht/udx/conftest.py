@@ -133,7 +133,7 @@ class Link:
         for endpoint in (self.a, self.b):
             for _ in range(10_000):
                 endpoint.work(self.now)
-                for _address, datagrams in endpoint.core.datagrams_to_send(self.now):
+                for _, _address, datagrams in endpoint.core.datagrams_to_send(self.now):
                     for datagram in datagrams:
                         self._transmit(endpoint, datagram)
                 timer = endpoint.core.get_timer()

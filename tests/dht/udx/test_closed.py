@@ -67,7 +67,7 @@ def test_a_peer_that_missed_our_destroy_gets_it_again():
     core = UDXStreamCore(5)
     core.connect(6, PEER, 0.0)
     core.destroy(1.0)
-    [(_, [sent])] = core.datagrams_to_send(1.0)
+    [(*_, [sent])] = core.datagrams_to_send(1.0)
     closed = ClosedStreams()
     closed.remember(core, 1.0)
     assert closed.receive_datagram(encode(Packet(DATA, 5, 0, 0, 0)), 2.0) == (PEER, sent)

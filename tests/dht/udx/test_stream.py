@@ -39,7 +39,7 @@ def feed(core: UDXStreamCore, now: float, flags: int, seq: int = 0, ack: int = 0
 
 
 def sent(core: UDXStreamCore, now: float) -> list[Packet]:
-    return [decode_untrusted(d) for _, group in core.datagrams_to_send(now) for d in group]
+    return [decode_untrusted(d) for *_, group in core.datagrams_to_send(now) for d in group]
 
 
 def events(core: UDXStreamCore) -> list:
@@ -55,7 +55,7 @@ def events(core: UDXStreamCore) -> list:
 def test_the_first_flight_is_ten_packets_of_1152_bytes():
     core = connected()
     core.write(bytes(100_000), 0.0)
-    [(address, datagrams)] = core.datagrams_to_send(0.0)
+    [(_, address, datagrams)] = core.datagrams_to_send(0.0)
     assert address == PEER
     assert [len(d) for d in datagrams] == [1172] * 10
     assert core.unsent_bytes == 100_000 - 11_520
@@ -68,7 +68,7 @@ def test_ipv6_packets_leave_room_for_the_larger_header():
     core = UDXStreamCore(1)
     core.connect(2, ("::1", 4000), 0.0)
     core.write(bytes(5000), 0.0)
-    [(_, datagrams)] = core.datagrams_to_send(0.0)
+    [(*_, datagrams)] = core.datagrams_to_send(0.0)
     assert len(datagrams[0]) == 1132 + 20
 
 
@@ -280,7 +280,7 @@ def test_a_packet_from_another_address_is_taken_but_changes_nothing():
     core = connected()
     core.receive_datagram(encode(Packet(DATA, 1, WINDOW, 0, 0, payload=b"x")), OTHER, 0.1)
     assert core.readable_bytes == 1
-    [(address, _)] = core.datagrams_to_send(0.1)
+    [(_, address, _)] = core.datagrams_to_send(0.1)
     assert address == PEER
     assert core.remote_address == PEER
 
@@ -356,7 +356,7 @@ def test_any_bytes_leave_the_stream_working(packets):
     for flags, rest in packets:
         data = b"\xff\x01" + bytes([flags]) + rest[:1] + b"\x01\0\0\0" + rest[1:]
         core.receive_datagram(data, PEER, now)
-        for datagram in (d for _, group in core.datagrams_to_send(now) for d in group):
+        for datagram in (d for *_, group in core.datagrams_to_send(now) for d in group):
             decode_untrusted(datagram)
         core.read()
         core.get_timer()
@@ -566,10 +566,10 @@ def test_change_remote_keeps_the_old_remote_for_what_is_in_flight():
     core.change_remote(9, OTHER, 0.5)
     assert (core.remote_id, core.remote_address) == (9, OTHER)
     core.write(b"new", 0.5)
-    [(address, [datagram])] = core.datagrams_to_send(0.5)
+    [(_, address, [datagram])] = core.datagrams_to_send(0.5)
     assert (address, decode_untrusted(datagram).stream_id) == (OTHER, 9)
     groups = core.datagrams_to_send(1.0)
-    packets = [(address, decode_untrusted(d)) for address, group in groups for d in group]
+    packets = [(address, decode_untrusted(d)) for _, address, group in groups for d in group]
     assert [(a, p.stream_id, p.payload) for a, p in packets if p.payload == b"old"] == [
         (PEER, 2, b"old")
     ]

@@ -92,7 +92,7 @@ def test_a_sender_with_coarse_wake_ups_still_reaches_the_rate():
                 groups = sender.datagrams_to_send(now)
                 if not groups:
                     break
-                for _, datagrams in groups:
+                for *_, datagrams in groups:
                     for datagram in datagrams:
                         receiver.receive_datagram(datagram, PEERS[0], now)
         received += sum(map(len, b.read()))
@@ -115,7 +115,7 @@ def test_any_schedule_ends_with_the_same_bytes_and_no_timer(data):
 
     def collect() -> None:
         for index, core in enumerate(cores):
-            for _, datagrams in core.datagrams_to_send(now):
+            for *_, datagrams in core.datagrams_to_send(now):
                 wire[1 - index].extend(datagrams)
 
     actions = st.tuples(

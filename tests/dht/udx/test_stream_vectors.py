@@ -45,7 +45,7 @@ class Replay:
 
     def _flush(self, now: float) -> None:
         self.read += b"".join(self.core.read())
-        for address, datagrams in self.core.datagrams_to_send(now):
+        for _, address, datagrams in self.core.datagrams_to_send(now):
             assert address == PEER
             self.sent += [(now * 1000, datagram) for datagram in datagrams]
         while (event := self.core.next_event()) is not None:
@@ -186,7 +186,7 @@ def test_raw_many_gaps():
     for seq in range(1, 121, 2):
         first.seq = seq
         core.receive_datagram(encode(first), PEER, 0.0)
-        [(_, [answer])] = core.datagrams_to_send(0.0)
+        [(*_, [answer])] = core.datagrams_to_send(0.0)
         answers.append(answer)
     js_first, js_last = (bytes.fromhex(packet["hex"]) for packet in scenario["packets"][1:])
     assert normal(answers[0]) == normal(js_first)
@@ -302,7 +302,7 @@ def test_sack_loss_receiver():
         data += bytes(packet["length"] - len(data))
         core.receive_datagram(data, PEER, 0.0)
         got += [len(chunk) for chunk in core.read()]
-        [(_, [answer])] = core.datagrams_to_send(0.0)
+        [(*_, [answer])] = core.datagrams_to_send(0.0)
         expected = next(p for p in scenario["packets"] if p["dir"] == "B->A" and "seen" not in p)
         expected["seen"] = True
         assert normal(answer) == normal(bytes.fromhex(expected["hex"]))
@@ -327,14 +327,14 @@ def test_custom_seq():
     core = UDXStreamCore(A, initial_seq=7)
     core.connect(B, PEER, 0.0)
     core.write(b"seq7", 0.0)
-    [(_, [sent])] = core.datagrams_to_send(0.0)
+    [(*_, [sent])] = core.datagrams_to_send(0.0)
     data, state = (bytes.fromhex(p["hex"]) for p in STREAMS["custom_seq"]["packets"])
     assert sent == data
     other = UDXStreamCore(B, initial_ack=7)
     other.connect(A, PEER, 0.0)
     other.receive_datagram(data, PEER, 0.0)
     assert b"".join(other.read()) == b"seq7"
-    assert other.datagrams_to_send(0.0) == [(PEER, [state])]
+    assert other.datagrams_to_send(0.0) == [(0, PEER, [state])]
 
 
 def test_mtu_probes_of_libudx_deliver_their_payload():
