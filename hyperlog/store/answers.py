@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 from hyperlog.store.query import Query
 from hyperlog.store.records import StoredRecord
 
-__all__ = ["Bin", "Page", "Store", "StoreStatistics", "Top"]
+__all__ = ["Bin", "BucketUse", "Page", "Store", "StoreStatistics", "Top"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,17 @@ class Top:
     """how many records have the field"""
     fraction: float = 1.0
     """of the records asked about, how many have been looked at: below 1 in a report of progress"""
+
+
+@dataclass(frozen=True, slots=True)
+class BucketUse:
+    """What one bucket takes up."""
+
+    bucket: str
+    records: int
+    bytes: int
+    """of its records, before the database compresses and indexes them; MongoDB counts the names of
+    fields as well"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +118,10 @@ class Store(Protocol):
     ) -> Top:
         """The most frequent values of a field (1 to 1,000); of a value that is an array each item,
         of an object nothing. `report` hears of progress, in the calling loop."""
+        ...
+
+    async def buckets(self) -> list[BucketUse]:
+        """All that hold records, those with the most bytes first."""
         ...
 
     def statistics(self) -> StoreStatistics: ...

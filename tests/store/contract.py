@@ -650,6 +650,22 @@ class StoreContract:
             assert statistics.failures == 0
             assert statistics.last_error is None
 
+    async def test_each_bucket_tells_what_it_takes_up(self, store_factory: StoreFactory) -> None:
+        lines = mixed_lines(17, 300)
+        counts: Counter[str] = Counter()
+        sizes: Counter[str] = Counter()
+        for record in records_of(lines):
+            counts[record.bucket] += 1
+            sizes[record.bucket] += len(record.body)
+        async with store_factory([]) as holder:
+            assert await holder.store.buckets() == []
+            await holder.add(lines)
+            used = await holder.store.buckets()
+        assert {one.bucket: one.records for one in used} == counts
+        for one in used:
+            assert sizes[one.bucket] <= one.bytes <= 4 * sizes[one.bucket] + 1000 * one.records
+        assert [one.bytes for one in used] == sorted((one.bytes for one in used), reverse=True)
+
     async def test_a_hundred_thousand_records(self, store_factory: StoreFactory) -> None:
         lines = list(realistic_lines(self.large))
         records = records_of(lines)

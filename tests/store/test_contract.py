@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from hyperlog.errors import QueryError
-from hyperlog.store.answers import Bin, Page, StoreStatistics, Top
+from hyperlog.store.answers import Bin, BucketUse, Page, StoreStatistics, Top
 from hyperlog.store.evaluate import field_values, has_field, matcher, value_order
 from hyperlog.store.query import Has, check
 from tests.store.contract import StoreContract, records_of
@@ -97,6 +97,13 @@ class ListStore:
         values = [(value, count) for (_, value), count in counts.items()]
         values.sort(key=lambda item: value_order(*item))
         return Top(values[:limit], len(values), having)
+
+    async def buckets(self):
+        records, sizes = Counter(), Counter()
+        for record in self.records.values():
+            records[record.bucket] += 1
+            sizes[record.bucket] += len(record.body)
+        return [BucketUse(name, records[name], size) for name, size in sizes.most_common()]
 
     def statistics(self):
         return StoreStatistics("sqlite", len(self.records), 1, 0, len(self.records), 0, None)

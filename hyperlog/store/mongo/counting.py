@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from hyperlog.errors import QueryError
-from hyperlog.store.answers import Bin, Top
+from hyperlog.store.answers import Bin, BucketUse, Top
 from hyperlog.store.evaluate import field_values, plain, value_order
 from hyperlog.store.levels import LEVEL_NAMES
 from hyperlog.store.mongo.branches import Branch, Branches, Question, Stage, columns_of, in_parts
@@ -35,6 +35,21 @@ class Counting:
 
     def __init__(self, branches: Branches) -> None:
         self._branches = branches
+
+    def buckets(self, question: Question) -> list[BucketUse]:
+        """See Store.buckets; what MongoDB keeps count of itself, so that nothing is read."""
+        found = []
+        with self._branches.access.limited(COUNT_TIMEOUT):
+            for name, bucket in self._branches.collections():
+                question.check()
+                collection = self._branches.access.to_read(name)
+                with collection.aggregate([{"$collStats": {"storageStats": {}}}]) as shards:
+                    sizes = [shard["storageStats"] for shard in shards]
+                records = sum(int(one["count"]) for one in sizes)
+                if records:
+                    used = sum(int(one["size"]) for one in sizes)
+                    found.append(BucketUse(bucket, records, used))
+        return sorted(found, key=lambda one: (-one.bytes, one.bucket))
 
     def count(self, question: Question, query: Query) -> int:
         """How many match."""

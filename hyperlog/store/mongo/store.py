@@ -16,7 +16,7 @@ import trio
 from bson.errors import BSONError
 
 from hyperlog.errors import QueryError
-from hyperlog.store.answers import Bin, Page, StoreStatistics, Top
+from hyperlog.store.answers import Bin, BucketUse, Page, StoreStatistics, Top
 from hyperlog.store.follow import LogFollower
 from hyperlog.store.mongo.access import Access
 from hyperlog.store.mongo.branches import Branches, Question
@@ -139,6 +139,9 @@ class MongoStore:
         check(Has(field))
         _check_limit(limit)
         return await self._ask(lambda question: self._counting.top(question, query, field, limit))
+
+    async def buckets(self) -> list[BucketUse]:
+        return await self._ask(self._counting.buckets)
 
     async def _ask(self, answer: Callable[[Question], Answer]) -> Answer:
         question = Question()

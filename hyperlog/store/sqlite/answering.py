@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any, Final, Literal
 
 from hyperlog.errors import QueryError
-from hyperlog.store.answers import Bin, Page
+from hyperlog.store.answers import Bin, BucketUse, Page
 from hyperlog.store.query import Query
 from hyperlog.store.records import StoredRecord, record_of
 from hyperlog.store.sqlite.asking import Question
@@ -15,7 +15,7 @@ from hyperlog.store.sqlite.compiler import Plan, compile_query, numbers_of_id
 from hyperlog.store.sqlite.scan import Candidate, Scan, id_of, source_of, windows
 from hyperlog.store.sqlite.schema import COUNTERS, ID_BITS, MINUTE
 
-__all__ = ["count", "counted", "get", "histogram", "matching", "scanned", "search"]
+__all__ = ["buckets", "count", "counted", "get", "histogram", "matching", "scanned", "search"]
 
 MAX_PAGE: Final = 1000
 MAX_BINS: Final = 10_000
@@ -123,6 +123,15 @@ def get(question: Question, id: str) -> StoredRecord | None:
 
 
 # -- counting
+
+
+def buckets(question: Question) -> list[BucketUse]:
+    """See Store.buckets."""
+    rows = question.rows(
+        "select bucket, sum(records), sum(bytes) from origins group by bucket "
+        "having sum(records) > 0 order by sum(bytes) desc, bucket"
+    )
+    return [BucketUse(*row) for row in rows]
 
 
 def count(question: Question, query: Query) -> int:

@@ -10,7 +10,7 @@ from typing import Final, Literal
 import trio
 
 from hyperlog.diskspool.lock import SessionLock
-from hyperlog.store.answers import Bin, Page, StoreStatistics, Top
+from hyperlog.store.answers import Bin, BucketUse, Page, StoreStatistics, Top
 from hyperlog.store.follow import LogFollower
 from hyperlog.store.policy import StorePolicy
 from hyperlog.store.query import Query
@@ -124,6 +124,9 @@ class EmbeddedStore:
         return await self._asking.ask(
             lambda question: topping.top(question, query, field, limit, tell if report else None)
         )
+
+    async def buckets(self) -> list[BucketUse]:
+        return await self._asking.ask(answering.buckets)
 
     def statistics(self) -> StoreStatistics:
         follower = self.follower.statistics()

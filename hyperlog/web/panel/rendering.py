@@ -61,6 +61,7 @@ class Renderer:
             moment=moment,
             size=size_text,
             count=count_text,
+            span=span_text,
             level=level_mark,
             segment=segment,
         )
@@ -146,6 +147,17 @@ def size_text(count: float) -> str:
 def count_text(count: int) -> str:
     """1,234,567."""
     return f"{count:,}"
+
+
+SPANS: Final = ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
+
+
+def span_text(seconds: float) -> str:
+    """30 days, 12 hours, 90 seconds: in the largest unit of which it is a whole number."""
+    length, unit = next(
+        (one for one in SPANS if seconds >= one[0] and seconds % one[0] == 0), SPANS[-1]
+    )
+    return f"{seconds / length:,.0f} {unit}{'' if seconds == length else 's'}"
 
 
 LEVEL_MARKS: Final[Mapping[int, str]] = {5: "T", 10: "D", 20: "I", 30: "W", 40: "E", 50: "C"}

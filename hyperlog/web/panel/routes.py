@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, Literal, TypeAlias
@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from hyperlog.errors import ConfigError, HyperlogError
+from hyperlog.errors import ConfigError, HyperlogError, KeyFileError
 from hyperlog.users import Login, Role
 from hyperlog.web.panel.access import (
     Access,
@@ -51,6 +51,25 @@ class PanelRoute:
     endpoint: Endpoint
     kind: Literal["page", "data"] = "page"
     """who is not logged in is sent from a page to the login page, and refused data"""
+
+
+@contextmanager
+def using_registry() -> Iterator[None]:
+    """Tell that users, logins and tokens cannot be read or written now; the log says why.
+
+    Raises:
+        Problem: instead of KeyFileError.
+    """
+    try:
+        yield
+    except KeyFileError as error:
+        logger.error("a request of the panel failed: %s", error)
+        raise Problem(
+            503,
+            "The server cannot use its registry of users and tokens now: another process holds it, "
+            "or the disk is full. Try again; the server's own log tells more.",
+            retry_after=1,
+        ) from None
 
 
 class Panel:
@@ -90,11 +109,14 @@ class Panel:
     def _guarded(self, row: PanelRoute) -> PublicEndpoint:
         async def answer(request: Request) -> Response:
             try:
-                login = self.access.require(request, row.role)
+                with using_registry():
+                    login = self.access.require(request, row.role)
             except Problem as problem:
                 if row.kind == "page" and row.method == "GET":
                     if problem.status == 401:
                         return to_login(request)
+                    if problem.status == 503:
+                        return self.problem_page(request, problem, None)
                     login_now = self.access.login_of(request)
                     return self.problem_page(request, problem, login_now)
                 raise
@@ -109,15 +131,17 @@ class Panel:
 
     @staticmethod
     async def _answer(row: PanelRoute, request: Request, login: Login) -> Response:
-        if row.method == "GET":
-            return await while_there(request, partial(row.endpoint, request, login))
-        return await row.endpoint(request, login)
+        with using_registry():
+            if row.method == "GET":
+                return await while_there(request, partial(row.endpoint, request, login))
+            return await row.endpoint(request, login)
 
     def _safely(self, endpoint: PublicEndpoint) -> PublicEndpoint:
         async def answer(request: Request) -> Response:
             try:
                 check_origin(request)
-                return await endpoint(request)
+                with using_registry():
+                    return await endpoint(request)
             except Problem as problem:
                 return self.problem_page(request, problem, None)
 

@@ -16,8 +16,8 @@ from hyperlog.config import ServerConfig, parse_public_key
 from hyperlog.errors import ConfigError
 from hyperlog.gate import GateStatistics
 from hyperlog.quantities import parse_learning
-from hyperlog.store.answers import Store, StoreStatistics
-from hyperlog.store.query import Query
+from hyperlog.store.answers import BucketUse, Store, StoreStatistics
+from hyperlog.store.policy import BucketPolicy
 from hyperlog.users import Login
 from hyperlog.web.panel.access import Audit
 from hyperlog.web.panel.explore import answering
@@ -92,7 +92,7 @@ def add_server(
 
     async def page(request: Request, login: Login) -> Response:
         with answering():
-            buckets = await store.top(Query(), "bucket", limit=MAX_BUCKETS)
+            buckets = await store.buckets()
         return panel.renderer.page(
             request,
             "server.html",
@@ -100,7 +100,8 @@ def add_server(
             version=version,
             public_key=public_key.hex(),
             qr=qr,
-            buckets=buckets,
+            buckets=[(use, kept_of(use, store.statistics(), config)) for use in buckets],
+            shown_buckets=MAX_BUCKETS,
             keys=allow_list.listed()[:MAX_KEYS],
             **state(),
         )
@@ -170,6 +171,13 @@ def checks_of(now: Statistics, store: StoreStatistics, *, alone: bool) -> list[C
         Check("Log files", files.keys_with_room, written),
         Check(f"Store ({store.kind})", store.last_error is None, indexed),
     ]
+
+
+def kept_of(use: BucketUse, store: StoreStatistics, config: ServerConfig) -> BucketPolicy:
+    """For how long, and how much, the store that answers keeps of a bucket."""
+    if store.kind == "mongo":
+        return BucketPolicy(keep_age=config.mongo_ttl)
+    return config.retention.of(use.bucket)
 
 
 def _counts(now: Any) -> list[tuple[str, int]]:  # noqa: ANN401 - ServerStatistics

@@ -1,5 +1,6 @@
 """Login, logout, set-up and roles, through the panel's own routes."""
 
+import sqlite3
 from contextlib import asynccontextmanager
 
 import httpx
@@ -25,7 +26,7 @@ class Scene:
     def __init__(self, folder):
         self.now = 1_800_000_000.0
         self.audited = []
-        self.registry = Registry(folder)
+        self.registry = Registry(folder, patience=0.2)
         self.access = Access(
             self.registry, lambda what, fields: self.audited.append((what, fields)), clock=self.time
         )
@@ -91,6 +92,23 @@ async def test_a_login_opens_pages_until_the_logout(scene):
     assert names == ["login", "logout"]
     assert PASSWORD not in str(scene.audited)
     assert id not in str(scene.audited)
+
+
+async def test_a_registry_that_is_held_by_another_is_told_and_harms_nobody(scene, tmp_path):
+    async with scene.browser() as client:
+        await log_in(client)
+        other = sqlite3.connect(scene.registry.path, isolation_level=None)
+        other.execute("BEGIN EXCLUSIVE")
+        page = await client.get("/page/viewer")
+        data = await client.get("/data/viewer")
+        login = await log_in(client)
+        other.close()
+        for answer in (page, data, login):
+            assert answer.status_code == 503
+            assert answer.headers["retry-after"] == "1"
+            assert "Try again" in answer.text
+            assert str(tmp_path) not in answer.text
+        assert (await client.get("/page/viewer")).text == "ada"
 
 
 async def test_the_cookie_is_for_this_server_alone(scene):

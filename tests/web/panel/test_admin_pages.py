@@ -53,7 +53,8 @@ process.stdin.on('end', () => process.exit(0)).resume()
 def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("panel")
     (folder / "allowed").write_text("# nobody yet\n")
-    server = PanelServer(folder, "--allow", str(folder / "allowed"), "--learn", "50")
+    options = ["--allow", str(folder / "allowed"), "--learn", "50"]
+    server = PanelServer(folder, *options, "--keep-bucket", "midas=7d,2GB")
     yield server
     server.close()
 
@@ -160,8 +161,7 @@ def test_a_token_is_shown_once_works_and_is_revoked(browser, clients):
         assert token not in page.content()
         row = page.locator("tr", has_text="papi")
         row.get_by_role("button", name="Revoke").click()
-        page.wait_for_load_state("networkidle")
-        assert "revoked" in page.locator("tr", has_text="papi").inner_text()
+        page.locator("tr", has_text="papi").get_by_text("revoked").wait_for()
     answer = httpx.post(
         f"{clients.url}/api/v1/logs",
         json={"level": "INFO", "message": "x"},
@@ -190,6 +190,11 @@ def test_the_server_tells_how_it_is_and_who_may_come(browser, clients):
         assert "✓" in text
         assert page.locator(".qr svg").count() == 1
         assert "Learning" in text
+        row = page.get_by_role("row", name="midas").inner_text().split("\t")
+        assert row[0] == "midas"
+        assert int(row[1]) >= 1
+        assert re.fullmatch(r"\d+(\.\d)? k?B", row[2])
+        assert row[3] == "7 days, 2.1 GB"
         page.get_by_role("button", name="Stop learning").click()
         page.get_by_text("Only the").wait_for()
         key = "cd" * 32
@@ -199,7 +204,7 @@ def test_the_server_tells_how_it_is_and_who_may_come(browser, clients):
         assert key in (clients.folder / "allowed").read_text()
         line = page.locator("form", has=page.get_by_text(key))
         line.get_by_role("button", name="Remove").click()
-        page.wait_for_load_state("networkidle")
+        page.get_by_text(key).wait_for(state="detached")
         assert key not in (clients.folder / "allowed").read_text()
         page.get_by_label("Learn").fill("soon")
         page.get_by_role("button", name="Begin").click()

@@ -7,7 +7,7 @@ from hyperlog.store.language import parse
 from hyperlog.store.query import And, Compare, Not, Query, Text
 from hyperlog.web.panel.export import safe_cell
 from hyperlog.web.panel.helppage import EXAMPLES
-from hyperlog.web.panel.rendering import level_mark, moment, size_text
+from hyperlog.web.panel.rendering import level_mark, moment, size_text, span_text
 from hyperlog.web.panel.view import View, term_of
 
 NOW = 1_800_000_000_000
@@ -115,5 +115,14 @@ def test_times_and_sizes_as_text():
         "123 kB",
         "5.0 GB",
         "7000 TB",
+    ]
+    assert [span_text(seconds) for seconds in (1, 90, 60, 7200, 90000, 86400, 30 * 86400)] == [
+        "1 second",
+        "90 seconds",
+        "1 minute",
+        "2 hours",
+        "25 hours",
+        "1 day",
+        "30 days",
     ]
     assert 'title="ERROR"' in level_mark(40)
