@@ -1,4 +1,4 @@
-"""The `hyperlog` command: serve, send, flush-spool, query, reindex, token, user, testnet, keygen.
+"""The `hyperlog` command: serve, send, query, doctor and the others.
 
 stdout carries data, stderr talk. Exit status: 0 done, 1 failed, 2 wrong usage.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import errno
 import importlib.metadata
-import json
 import logging
 import signal
 import sys
@@ -20,13 +19,14 @@ from typing import Any, NoReturn
 import trio
 
 from hyperlog.accounts import add_user_commands, run_user_command
-from hyperlog.arguments import add_bootstrap, checked
+from hyperlog.arguments import add_bootstrap, checked, parse_port
 from hyperlog.clientoptions import add_client_options, client_options, parse_server
-from hyperlog.config import DEFAULT_FOLDER, DEFAULT_HOST, DEFAULT_KEYS, Address
-from hyperlog.dht import DHTError, testnet
+from hyperlog.config import DEFAULT_FOLDER, DEFAULT_HOST, DEFAULT_KEYS
+from hyperlog.dht import DHTError
 from hyperlog.errors import ConfigError, HyperlogError
 from hyperlog.flushing import flush_spools
 from hyperlog.keyfile import create_keys
+from hyperlog.noding import add_node_options, add_testnet_options, run_node, run_testnet
 from hyperlog.querying import add_query_options, run_query
 from hyperlog.records import LOG_LEVELS
 from hyperlog.reindexing import reindex
@@ -106,6 +106,7 @@ def build_parser() -> argparse.ArgumentParser:
         _add_reindex,
         _add_token,
         _add_user,
+        _add_node,
         _add_testnet,
         _add_keygen,
     ):
@@ -118,18 +119,6 @@ def _version() -> str:
         return importlib.metadata.version("hyperlog-p2p")
     except importlib.metadata.PackageNotFoundError:
         return "(not installed)"
-
-
-def _port(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 0 <= int(text) < 65536:
-        raise ConfigError(f"{text!r} is no UDP port; ports go from 1 to 65535, 0 means any")
-    return int(text)
-
-
-def _size(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 1000:
-        raise ConfigError(f"{text!r} is no number of nodes; 1 to 1000 are possible")
-    return int(text)
 
 
 def _add_serve(commands: Any, shared: argparse.ArgumentParser) -> None:  # noqa: ANN401 - private type
@@ -149,7 +138,7 @@ def _add_serve(commands: Any, shared: argparse.ArgumentParser) -> None:  # noqa:
         "--host", default=DEFAULT_HOST, help="IPv4 address to bind (default: all of them)"
     )
     parser.add_argument(
-        "--port", type=checked(_port), help="UDP port, this one or none (default: any)"
+        "--port", type=checked(parse_port), help="UDP port, this one or none (default: any)"
     )
     parser.add_argument(
         "--local",
@@ -268,15 +257,15 @@ def _data_options() -> argparse.ArgumentParser:
     return options
 
 
+def _add_node(commands: Any, shared: argparse.ArgumentParser) -> None:  # noqa: ANN401 - private type
+    parser = commands.add_parser("node", parents=[shared], help="be a node of a private DHT")
+    add_node_options(parser)
+    parser.set_defaults(run=_node)
+
+
 def _add_testnet(commands: Any, shared: argparse.ArgumentParser) -> None:  # noqa: ANN401 - private type
     parser = commands.add_parser("testnet", parents=[shared], help="run a private DHT")
-    parser.add_argument(
-        "--size", type=checked(_size), default=4, help="number of nodes (default: 4)"
-    )
-    parser.add_argument("--host", default="127.0.0.1", help="address to bind (default: loopback)")
-    parser.add_argument(
-        "--port", type=checked(_port), default=0, help="port of the first node (default: any)"
-    )
+    add_testnet_options(parser)
     parser.set_defaults(run=_testnet)
 
 
@@ -373,16 +362,19 @@ def _user(options: argparse.Namespace) -> int:
     return run_user_command(options, options.data or options.folder / DATA_NAME)
 
 
+def _node(options: argparse.Namespace) -> int:
+    async def run() -> None:
+        async with _until_signal():
+            await run_node(options.host, options.port, options.bootstrap or ())
+
+    trio.run(run)
+    return 0
+
+
 def _testnet(options: argparse.Namespace) -> int:
     async def run() -> None:
-        async with (
-            _until_signal(),
-            testnet(options.size, host=options.host, port=options.port) as network,
-        ):
-            nodes: list[Address] = network.bootstrap
-            ready = {"bootstrap": [{"host": host, "port": port} for host, port in nodes]}
-            print(json.dumps(ready), flush=True)
-            await trio.sleep_forever()
+        async with _until_signal():
+            await run_testnet(options.size, options.host, options.port)
 
     trio.run(run)
     return 0

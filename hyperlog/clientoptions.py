@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from hyperlog.arguments import add_bootstrap, checked
+from hyperlog.arguments import add_bootstrap, checked, parse_seconds
 from hyperlog.config import ClientOptions, parse_peer
 from hyperlog.dht import encode_address
 from hyperlog.errors import ConfigError
@@ -59,22 +59,12 @@ def add_client_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--timeout",
-        type=checked(_seconds),
+        type=checked(parse_seconds),
         default=30.0,
         metavar="SECONDS",
         help="give up with a server when nothing is delivered for so long (default: 30)",
     )
     parser.add_argument("--json", action="store_true", help="print the counts as JSON")
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 0 < seconds < 1e9:
-        raise ConfigError(f"{text!r} is no number of seconds above 0")
-    return seconds
 
 
 def client_options(options: argparse.Namespace) -> ClientOptions:

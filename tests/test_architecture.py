@@ -207,6 +207,7 @@ ARROWS: dict[str, set[str]] = {
     "sending": {"client", "clientfolders", "logs"},
     "flushing": {"clientfolders", "destination", "dht", "diskspool", "keyfile", "shipper"},
     "serving": {"server"},
+    "noding": {"arguments", "dht"},
     "cli": EVERYTHING,
     "__main__": {"cli"},
 }

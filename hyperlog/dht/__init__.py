@@ -22,6 +22,7 @@ from hyperlog.dht.diagnosis import (
     NodeProbe,
     PeerAnswer,
     PeerProbe,
+    addresses_of,
     probe_node,
 )
 from hyperlog.dht.errors import (
@@ -107,6 +108,7 @@ __all__ = [
     "Testnet",
     "TooFewNodes",
     "UDXStream",
+    "addresses_of",
     "decode_public_key",
     "encode_address",
     "encode_z32",

@@ -44,6 +44,7 @@ __all__ = [
     "PeerProbe",
     "ProbeFailure",
     "Stopped",
+    "addresses_of",
     "probe_node",
 ]
 
@@ -232,6 +233,12 @@ class Diagnosis:
             for node in nodes[:MAX_HOLDERS_ASKED]:
                 nursery.start_soon(ask, node)
         return PeerProbe(probe.answer, probe.stopped)
+
+
+def addresses_of(bound: Address) -> set[Address]:
+    """All addresses at which a socket bound to `bound` answers to this machine and its network."""
+    loopback = {("127.0.0.1", bound[1])} if bound[0] == "0.0.0.0" else set()
+    return loopback | set(local_addresses(bound))
 
 
 async def probe_node(address: Address) -> NodeProbe:
