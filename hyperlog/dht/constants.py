@@ -32,6 +32,10 @@ ERROR_ABORTED: Final = 1
 ERROR_VERSION_MISMATCH: Final = 2
 ERROR_TRY_LATER: Final = 3
 
+# The `error` fields of replies to MUTABLE_PUT.
+SEQ_REUSED: Final = 16
+SEQ_TOO_LOW: Final = 17
+
 # Modes of the handshake and hole punch messages.
 FROM_CLIENT: Final = 0
 FROM_SERVER: Final = 1

@@ -44,6 +44,7 @@ from hyperlog.dht.errors import (
     NodeDestroyed,
     RemoteProtocolError,
 )
+from hyperlog.dht.holepunch.punches import Punches, PunchStatistics
 from hyperlog.dht.interfaces import local_addresses
 from hyperlog.dht.keys import KeyPair, generic_hash
 from hyperlog.dht.listener import Admit, Firewall, Listener, ListenerStatistics
@@ -76,6 +77,7 @@ class DHTStatistics:
     rpc: RPCStatistics
     sockets: SocketsStatistics
     memory: MemoryStatistics
+    punches: PunchStatistics
     listeners: tuple[ListenerStatistics, ...]
 
 
@@ -98,6 +100,8 @@ class DHT:
         self.random_bytes = random_bytes
         self.memory = ReceiveMemory()
         """What the connections that listeners accept may hold."""
+        self.punches = Punches()
+        """What all hole punches of this node share."""
         self._router = Router()
         self._store = Store(self._router, rng=rng)
         self._listeners: dict[bytes, Listener] = {}
@@ -130,6 +134,7 @@ class DHT:
             rpc=self.node.statistics(),
             sockets=self.sockets.statistics(),
             memory=self.memory.statistics(),
+            punches=self.punches.statistics(),
             listeners=tuple(listener.statistics() for listener in self._listeners.values()),
         )
 
@@ -386,6 +391,7 @@ class DHT:
         if isinstance(action, routing.Reply):
             request.reply(
                 action.value,
+                error=action.error,
                 token=action.token,
                 closer_nodes=action.closer_nodes,
                 socket=socket,

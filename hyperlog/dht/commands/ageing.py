@@ -13,7 +13,7 @@ Source: xache index.js, record-cache index.js.
 from __future__ import annotations
 
 import random
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Final, Generic, TypeVar
 
 __all__ = ["AgeingCache", "TopicRecords"]
@@ -45,18 +45,47 @@ class _Clock:
 
 
 class AgeingCache(Generic[K, V]):
-    """A mapping of at most `max_entries` entries that forgets them after about `max_age` s."""
+    """A mapping of at most `max_entries` entries that forgets them after about `max_age` s.
 
-    __slots__ = ("_capacity", "_clock", "_old", "_young")
+    With `size_of` (bytes of an entry) it also holds at most about `max_bytes`: half of that in each
+    generation, and one entry more.
+    """
 
-    def __init__(self, max_entries: int, max_age: float) -> None:
+    __slots__ = (
+        "_capacity",
+        "_clock",
+        "_max_bytes",
+        "_old",
+        "_old_size",
+        "_size_of",
+        "_young",
+        "_young_size",
+    )
+
+    def __init__(
+        self,
+        max_entries: int,
+        max_age: float,
+        *,
+        max_bytes: int = 0,
+        size_of: Callable[[K, V], int] | None = None,
+    ) -> None:
         self._capacity = max(max_entries // 2, 1)  # of one generation
+        self._max_bytes = max_bytes // 2
+        self._size_of = size_of
         self._clock = _Clock(max_age)
         self._young: dict[K, V] = {}
         self._old: dict[K, V] = {}
+        self._young_size = 0
+        self._old_size = 0
 
     def __len__(self) -> int:
         return len(self._young) + len(self._old)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all entries; 0 without `size_of`."""
+        return self._young_size + self._old_size
 
     def get(self, key: K, now: float) -> V | None:
         self._age(now)
@@ -65,14 +94,24 @@ class AgeingCache(Generic[K, V]):
 
     def set(self, key: K, value: V, now: float) -> None:
         self._age(now)
-        self._old.pop(key, None)
-        if key not in self._young and len(self._young) >= self._capacity:
+        self.remove(key)
+        if len(self._young) >= self._capacity or (
+            self._size_of is not None and self._young_size >= self._max_bytes
+        ):
             self._turn()
         self._young[key] = value
+        if self._size_of is not None:
+            self._young_size += self._size_of(key, value)
 
     def remove(self, key: K) -> None:
-        self._young.pop(key, None)
-        self._old.pop(key, None)
+        value = self._young.pop(key, None)
+        if value is not None:
+            if self._size_of is not None:
+                self._young_size -= self._size_of(key, value)
+            return
+        value = self._old.pop(key, None)
+        if value is not None and self._size_of is not None:
+            self._old_size -= self._size_of(key, value)
 
     def _age(self, now: float) -> None:
         for _ in range(self._clock.turns(now)):
@@ -80,6 +119,7 @@ class AgeingCache(Generic[K, V]):
 
     def _turn(self) -> None:
         self._young, self._old = {}, self._young
+        self._young_size, self._old_size = 0, self._young_size
 
 
 class TopicRecords:

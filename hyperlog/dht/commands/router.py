@@ -80,6 +80,7 @@ class Reply:
     closer_nodes: bool = False
     token: bool = False
     """whether the answer carries a round-trip token"""
+    error: int = 0
 
 
 @dataclass(slots=True)

@@ -1,72 +1,47 @@
 """Store: what a persistent node remembers for others, and its answers from that.
 
-A peer announces itself under the hash of its own key (it becomes findable, and we forward to where
-the announcement came from), or under any topic (it becomes one of the topic's records). Every
-announcement is signed for this node and the token that it gave out; what does not verify gets no
-answer.
+Peers are announcements.py, data is values.py; here each command finds its way to one of them.
 
-The four commands for mutable and immutable values and the plugin command are not served here; see
-SERVED.
-
-Wire: docs/protocol/hyperdht.md sections 2 and 5; hyperdht lib/persistent.js.
+Wire: docs/protocol/hyperdht.md sections 2 and 5; hyperdht index.js `onrequest`.
 """
 
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
 from typing import Final
 
-from hyperlog.dht.commands.ageing import AgeingCache, TopicRecords
-from hyperlog.dht.commands.messages import Announce, LookupReply, verify_announce
+from hyperlog.dht.commands.announcements import Announcements
 from hyperlog.dht.commands.router import CommandRequest, Reply, Router
-from hyperlog.dht.compact import Address
-from hyperlog.dht.constants import ANNOUNCE, FIND_PEER, LOOKUP, UNANNOUNCE
-from hyperlog.dht.errors import RemoteProtocolError
-from hyperlog.dht.keys import generic_hash
+from hyperlog.dht.commands.values import Values
+from hyperlog.dht.constants import (
+    ANNOUNCE,
+    FIND_PEER,
+    IMMUTABLE_GET,
+    IMMUTABLE_PUT,
+    LOOKUP,
+    MUTABLE_GET,
+    MUTABLE_PUT,
+    PLUGIN,
+    UNANNOUNCE,
+)
 
 __all__ = ["SERVED", "Store"]
 
-SERVED: Final = frozenset({FIND_PEER, LOOKUP, ANNOUNCE, UNANNOUNCE})
+SERVED: Final = frozenset(range(FIND_PEER, PLUGIN + 1))
 """Commands that `Store.handle` knows; any other is an unknown command of this node."""
-
-MAX_ENTRIES: Final = 65536  # of each table, hyperdht index.js `defaultMaxSize`
-MAX_AGE: Final = 20 * 60.0  # s, hyperdht index.js `defaultMaxAge`
-MAX_RELAY_ADDRESSES: Final = 3  # kept of one announcement
-MAX_LOOKUP_RECORDS: Final = 20  # in one reply
-MAX_BUMP_DRIFT: Final = 60_000  # ms that a peer's clock may be ahead of ours
-
-
-@dataclass(slots=True)
-class _Refresh:
-    """What a peer can renew by showing what the stored hash was made of."""
-
-    target: bytes
-    public_key: bytes
-    record: bytes
-    announces_itself: bool
 
 
 class Store:
-    """The records of one persistent node.
+    """The records and values of one persistent node.
 
     Args:
         router: gets the routes to peers that announce themselves.
         rng: chooses which records of a crowded topic a lookup gets.
     """
 
-    def __init__(
-        self,
-        router: Router,
-        *,
-        rng: random.Random,
-        max_entries: int = MAX_ENTRIES,
-        max_age: float = MAX_AGE,
-    ) -> None:
-        self._router = router
-        self._records = TopicRecords(max_entries, max_age, rng)
-        self._bumps: AgeingCache[bytes, int] = AgeingCache(max_entries, max_age)
-        self._refreshes: AgeingCache[bytes, _Refresh] = AgeingCache(max_entries, max_age)
+    def __init__(self, router: Router, *, rng: random.Random) -> None:
+        self.announcements = Announcements(router, rng=rng)
+        self.values = Values()
 
     def handle(
         self, request: CommandRequest, node_id: bytes, *, now: float, unix_time: float
@@ -78,94 +53,27 @@ class Store:
             node_id: our own id, which signatures must name.
             unix_time: seconds since 1970, to judge a peer's `bump`.
         """
-        target = request.target
-        if target is None:
-            return None
-        if request.command == FIND_PEER:
-            return Reply(self.find_peer(target, now), closer_nodes=True, token=True)
-        if request.command == LOOKUP:
-            return Reply(self.lookup(target, now), closer_nodes=True, token=True)
-        if request.command not in SERVED or request.token is None or request.value is None:
-            return None
-        try:
-            announce = Announce.decode_untrusted(request.value)
-        except RemoteProtocolError:
-            return None
-        if announce.peer is None and request.command == ANNOUNCE:
-            taken = self._refresh(announce, request.address, now)
-        elif not verify_announce(
-            announce, command=request.command, target=target, token=request.token, node_id=node_id
-        ):
-            taken = False
-        elif request.command == ANNOUNCE:
-            taken = self._announce(announce, target, request.address, now, unix_time)
-        else:
-            taken = self._unannounce(announce, target)
-        return Reply(None) if taken else None
-
-    def find_peer(self, target: bytes, now: float) -> bytes | None:
-        """The encoded Peer that announced itself under the hash of its key."""
-        route = self._router.get(target, now)
-        return route.record if route is not None else None
-
-    def lookup(self, target: bytes, now: float) -> bytes | None:
-        """The encoded LookupReply with up to 20 peers of a topic; None when there are none."""
-        records = self._records.sample(target, MAX_LOOKUP_RECORDS, now)
-        route = self._router.get(target, now)
-        if route is not None and len(records) < MAX_LOOKUP_RECORDS:
-            records.append(route.record)
-        if not records:
-            return None
-        return LookupReply.join(records, self._bumps.get(target, now) or 0)
-
-    def _announce(
-        self, announce: Announce, target: bytes, sender: Address, now: float, unix_time: float
-    ) -> bool:
-        peer = announce.peer
-        if peer is None:
-            return False
-        # Only now: the signature covers all of them.
-        peer.relay_addresses = peer.relay_addresses[:MAX_RELAY_ADDRESSES]
-        announces_itself = generic_hash(peer.public_key) == target
-        entry = _Refresh(target, peer.public_key, peer.encode(), announces_itself)
-        self._keep(entry, sender, now)
-        if not announces_itself:
-            latest = self._bumps.get(target, now) or 0
-            if latest < announce.bump <= unix_time * 1000 + MAX_BUMP_DRIFT:
-                self._bumps.set(target, announce.bump, now)
-        if announce.refresh is not None:
-            self._refreshes.set(announce.refresh, entry, now)
-        return True
-
-    def _refresh(self, announce: Announce, sender: Address, now: float) -> bool:
-        """Renew without a signature: `refresh` is what the hash that we keep was made of.
-
-        It is the next link of a hash chain, so only the peer that sent the hash knows it, and it
-        takes the hash's place.
-        """
-        if announce.refresh is None:
-            return False
-        spent = generic_hash(announce.refresh)
-        entry = self._refreshes.get(spent, now)
-        if entry is None:
-            return False
-        self._keep(entry, sender, now)
-        self._refreshes.remove(spent)
-        self._refreshes.set(announce.refresh, entry, now)
-        return True
-
-    def _keep(self, entry: _Refresh, sender: Address, now: float) -> None:
-        if entry.announces_itself:
-            self._router.set(entry.target, sender, entry.record, now)
-            self._records.remove(entry.target, entry.public_key)
-        else:
-            self._records.add(entry.target, entry.public_key, entry.record, now)
-
-    def _unannounce(self, announce: Announce, target: bytes) -> bool:
-        if announce.peer is None:
-            return False
-        public_key = announce.peer.public_key
-        if generic_hash(public_key) == target:
-            self._router.remove(target)
-        self._records.remove(target, public_key)
-        return True
+        command, target = request.command, request.target
+        if command == FIND_PEER:
+            if target is None:
+                return None
+            return Reply(self.announcements.find_peer(target, now), closer_nodes=True, token=True)
+        if command == LOOKUP:
+            if target is None:
+                return None
+            return Reply(self.announcements.lookup(target, now), closer_nodes=True, token=True)
+        if command in (ANNOUNCE, UNANNOUNCE):
+            taken = self.announcements.receive_untrusted(
+                request, node_id, now=now, unix_time=unix_time
+            )
+            return Reply(None) if taken else None
+        if command == MUTABLE_GET:
+            return self.values.get_mutable_untrusted(request, now)
+        if command == MUTABLE_PUT:
+            return self.values.put_mutable_untrusted(request, now)
+        if command == IMMUTABLE_GET:
+            return self.values.get_immutable(request, now)
+        if command == IMMUTABLE_PUT:
+            return self.values.put_immutable_untrusted(request, now)
+        # Compat: of a plugin that it does not have, hyperdht 6.34.0 lib/persistent.js says nothing.
+        return None
