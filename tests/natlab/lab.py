@@ -105,10 +105,14 @@ def _run(*command: str, text: str | None = None) -> str:
     return done.stdout
 
 
+def namespaces() -> list[str]:
+    """The names of all that there are now."""
+    return [line.split()[0] for line in _run("ip", "netns", "list").splitlines()]
+
+
 def sweep() -> None:
     """Delete the namespaces that killed processes have left behind."""
-    for line in _run("ip", "netns", "list").splitlines():
-        name = line.split()[0]
+    for name in namespaces():
         pid = name.removeprefix(PREFIX).partition("-")[0]
         if name.startswith(PREFIX) and pid.isdigit() and not Path(f"/proc/{pid}").exists():
             subprocess.run(["ip", "netns", "del", name], capture_output=True)

@@ -11,7 +11,7 @@ from another port, which no router that is bought in a shop would do.
 | full-cone | one address | everybody |
 | restricted | one address | hosts that it has sent to |
 | port-restricted | one address | addresses that it has sent to |
-| predictable | a port of its own for each destination, counting up | addresses that it has sent to |
+| predictable | another port for each destination, counting up | addresses that it has sent to |
 | symmetric | a random port for each destination | addresses that it has sent to |
 """
 
