@@ -18,11 +18,13 @@ from hyperlog.dht.constants import BOOTSTRAP_NODES
 from hyperlog.dht.diagnosis import (
     Announcement,
     Diagnosis,
+    NameLookup,
     NATJudgement,
     NodeProbe,
     PeerAnswer,
     PeerProbe,
     addresses_of,
+    look_up,
     probe_node,
 )
 from hyperlog.dht.errors import (
@@ -83,6 +85,7 @@ __all__ = [
     "LocalProtocolError",
     "MemoryStatistics",
     "NATJudgement",
+    "NameLookup",
     "NodeDestroyed",
     "NodeProbe",
     "NoisePayload",
@@ -112,6 +115,7 @@ __all__ = [
     "decode_public_key",
     "encode_address",
     "encode_z32",
+    "look_up",
     "open_dht",
     "probe_node",
     "testnet",

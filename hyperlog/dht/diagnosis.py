@@ -32,6 +32,7 @@ from hyperlog.dht.holepunch.nat import Nat
 from hyperlog.dht.hyperdht import DHT
 from hyperlog.dht.interfaces import local_addresses
 from hyperlog.dht.keys import KeyPair, generic_hash
+from hyperlog.dht.resolver import known_addresses
 from hyperlog.dht.rpc.messages import PING, Request, Response, decode_untrusted
 
 __all__ = [
@@ -39,15 +40,20 @@ __all__ = [
     "Diagnosis",
     "FirewallKind",
     "NATJudgement",
+    "NameFailure",
+    "NameLookup",
     "NodeProbe",
     "PeerAnswer",
     "PeerProbe",
     "ProbeFailure",
     "Stopped",
     "addresses_of",
+    "look_up",
     "probe_node",
 ]
 
+LOOKUP_TIMEOUT: Final = 5.0  # s
+NO_SUCH_NAME: Final = (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME))
 PROBE_TRIES: Final = 3
 PROBE_INTERVAL: Final = 1.0  # s from one try to the next
 MAX_DATAGRAM: Final = 2048  # bytes; an answer to a ping has less than a hundred
@@ -61,6 +67,9 @@ ProbeFailure: TypeAlias = Literal["silent", "refused", "unreachable", "forbidden
 """Nothing came back; the machine said that nothing listens there; there is no way there; this
 machine's own firewall does not let the datagram out."""
 
+NameFailure: TypeAlias = Literal["unknown name", "no name service"]
+"""There is no such name; nobody answered the question."""
+
 FirewallKind: TypeAlias = Literal["open", "consistent", "random", "unknown"]
 """Of a NAT or firewall: none; the same outside port towards everybody; another one towards each."""
 
@@ -72,6 +81,22 @@ _KINDS: Final[dict[int, FirewallKind]] = {
     FIREWALL_CONSISTENT: "consistent",
     FIREWALL_RANDOM: "random",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class NameLookup:
+    """A bootstrap node's name was asked for."""
+
+    node: Address
+    """name or IPv4 address, and port"""
+    address: Address | None
+    """what it stands for; None if that is not known"""
+    seconds: float
+    source: Literal["literal", "name service", "program"]
+    """nothing had to be asked; its answer; the address of a public node that this program knows,
+    since it gave none"""
+    failure: NameFailure | None
+    """why there was no answer"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +264,32 @@ def addresses_of(bound: Address) -> set[Address]:
     """All addresses at which a socket bound to `bound` answers to this machine and its network."""
     loopback = {("127.0.0.1", bound[1])} if bound[0] == "0.0.0.0" else set()
     return loopback | set(local_addresses(bound))
+
+
+async def look_up(node: Address) -> NameLookup:
+    """Find the IPv4 address of a bootstrap node that is given by name or address, in 5 s or not."""
+    addresses, _ = known_addresses([node])
+    if addresses == [node]:
+        return NameLookup(node, node, 0.0, "literal", None)
+    began_at = trio.current_time()
+    failure: NameFailure = "no name service"
+    with trio.move_on_after(LOOKUP_TIMEOUT):
+        try:
+            found = await trio.socket.getaddrinfo(*node, socket.AF_INET, socket.SOCK_DGRAM)
+        except OSError as err:
+            if isinstance(err, socket.gaierror) and err.errno in NO_SUCH_NAME:
+                failure = "unknown name"
+        else:
+            address = (str(found[0][4][0]), node[1])
+            seconds = trio.current_time() - began_at
+            return NameLookup(node, address, seconds, "name service", None)
+    return NameLookup(
+        node,
+        addresses[0] if addresses else None,
+        trio.current_time() - began_at,
+        "program" if addresses else "name service",
+        failure,
+    )
 
 
 async def probe_node(address: Address) -> NodeProbe:
