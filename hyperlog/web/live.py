@@ -24,6 +24,7 @@ from hyperlog.tokens import TokenAuthority, TokenClaims
 from hyperlog.web.auth import claims_of, readable_bucket, tokens_of
 from hyperlog.web.endpoint import Answer, Endpoint, arguments_of
 from hyperlog.web.filters import FILTERS, expression_of
+from hyperlog.web.leaving import cancel_when_gone
 from hyperlog.web.problems import Problem
 from hyperlog.web.state import shared_of
 
@@ -101,17 +102,10 @@ class EventStream(Response):
             await send_events([], 0)  # so that the other end knows that it is being served
             async with trio.open_nursery() as nursery:
                 end = nursery.cancel_scope.cancel
-                nursery.start_soon(_wait_for_end, receive, end)
+                nursery.start_soon(cancel_when_gone, receive, nursery.cancel_scope)
                 nursery.start_soon(self._view.watch_token, end)
                 await self._view.show(viewer, send_events)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-async def _wait_for_end(receive: Receive, end: Callable[[], None]) -> None:
-    # Whoever only sends never learns that the other end is gone.
-    while (await receive())["type"] not in ("http.disconnect", "websocket.disconnect"):
-        pass
-    end()
 
 
 async def get_tail(request: Request) -> Response:
@@ -131,7 +125,7 @@ async def tail_websocket(websocket: WebSocket) -> None:
     with view.tail.subscribe(view.where) as viewer:
         async with trio.open_nursery() as nursery:
             end = nursery.cancel_scope.cancel
-            nursery.start_soon(_wait_for_end, websocket.receive, end)
+            nursery.start_soon(cancel_when_gone, websocket.receive, nursery.cancel_scope)
             nursery.start_soon(view.watch_token, end)
             await view.show(viewer, send_message)
     try:

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from hyperlog.store.answers import Top
+from hyperlog.web.leaving import cancel_when_gone
 from hyperlog.web.problems import Problem, problem_response
 
 __all__ = ["ProgressStream", "event"]
@@ -43,7 +44,7 @@ class ProgressStream(Response):
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         if scope["method"] != "HEAD":
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(_wait_for_end, receive, nursery.cancel_scope)
+                nursery.start_soon(cancel_when_gone, receive, nursery.cancel_scope)
                 await self._send_events(scope, send)
                 nursery.cancel_scope.cancel()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -70,9 +71,3 @@ class ProgressStream(Response):
                 last = event("problem", bytes(answer.body))
             nursery.cancel_scope.cancel()
         await send_event(last)
-
-
-async def _wait_for_end(receive: Receive, scope: trio.CancelScope) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    scope.cancel()

@@ -23,6 +23,7 @@ from hyperlog.store.language import parse
 from hyperlog.store.query import Expression
 from hyperlog.tail import Seen, Tail, Viewer
 from hyperlog.users import Login
+from hyperlog.web.leaving import cancel_when_gone
 from hyperlog.web.panel.explore import rows_of
 from hyperlog.web.panel.routes import Panel, PanelRoute
 from hyperlog.web.panel.view import View
@@ -104,7 +105,7 @@ class _Events(Response):
         with self._tail.subscribe(self._where) as viewer:
             await send_text(b": here it comes\n\n")
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._wait_for_end, receive, nursery.cancel_scope)
+                nursery.start_soon(cancel_when_gone, receive, nursery.cancel_scope)
                 await self._show(viewer, send_text)
                 nursery.cancel_scope.cancel()
         if self._over():
@@ -148,10 +149,3 @@ class _Events(Response):
         count = len(seen.records) + seen.left_out
         message = {"rows": rows, "count": count, "hidden": count - len(shown)}
         return b"event: rows\ndata: %b\n\n" % _encode(message)
-
-    @staticmethod
-    async def _wait_for_end(receive: Receive, scope: trio.CancelScope) -> None:
-        # Whoever only sends never learns that the other end is gone.
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        scope.cancel()

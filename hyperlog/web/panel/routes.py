@@ -16,6 +16,7 @@ from starlette.routing import BaseRoute, Route
 
 from hyperlog.errors import ConfigError, HyperlogError, KeyFileError
 from hyperlog.users import Login, Role
+from hyperlog.web.leaving import while_there
 from hyperlog.web.panel.access import (
     Access,
     check_origin,
@@ -26,7 +27,6 @@ from hyperlog.web.panel.access import (
     to_login,
 )
 from hyperlog.web.panel.assets import Assets
-from hyperlog.web.panel.leaving import while_there
 from hyperlog.web.panel.rendering import Renderer
 from hyperlog.web.panel.searches import Searches
 from hyperlog.web.problems import Problem

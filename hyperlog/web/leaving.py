@@ -9,7 +9,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive
 
-__all__ = ["while_there"]
+__all__ = ["cancel_when_gone", "while_there"]
+
+
+async def cancel_when_gone(receive: Receive, scope: trio.CancelScope) -> None:
+    """Cancel when the other end is gone; whoever only sends never learns of it."""
+    while (await receive())["type"] not in ("http.disconnect", "websocket.disconnect"):
+        pass
+    scope.cancel()
 
 
 async def while_there(request: Request, answer: Callable[[], Awaitable[Response]]) -> Response:
@@ -21,7 +28,7 @@ async def while_there(request: Request, answer: Callable[[], Awaitable[Response]
     response: Response | None = None
     error: Exception | None = None
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_wait_for_end, request.receive, nursery.cancel_scope)
+        nursery.start_soon(cancel_when_gone, request.receive, nursery.cancel_scope)
         try:
             response = await answer()
         except Exception as err:  # goes on as it is, not in a group
@@ -30,9 +37,3 @@ async def while_there(request: Request, answer: Callable[[], Awaitable[Response]
     if error is not None:
         raise error
     return Response(status_code=503) if response is None else response
-
-
-async def _wait_for_end(receive: Receive, scope: trio.CancelScope) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    scope.cancel()
