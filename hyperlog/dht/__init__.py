@@ -11,6 +11,7 @@
 Wire-compatible with the JavaScript package hyperdht. Imports nothing from the rest of hyperlog.
 """
 
+from hyperlog.dht.commandcounts import CommandStatistics
 from hyperlog.dht.commands.messages import NoisePayload, Peer
 from hyperlog.dht.compact import Address
 from hyperlog.dht.connection import Connection, ConnectionStatistics
@@ -68,6 +69,7 @@ __all__ = [
     "Address",
     "Announcement",
     "BadHandshakeReply",
+    "CommandStatistics",
     "ConnectError",
     "Connection",
     "ConnectionStatistics",

@@ -17,6 +17,7 @@ from typing import Final, NoReturn, TypeVar
 
 import trio
 
+from hyperlog.dht.commandcounts import CommandStatistics, command_statistics
 from hyperlog.dht.commands import router as routing
 from hyperlog.dht.commands.messages import (
     Announce,
@@ -75,6 +76,8 @@ class DHTStatistics:
     remote_address: Address | None
     """our address as the internet sees it, when the node is reachable there"""
     rpc: RPCStatistics
+    commands: dict[str, CommandStatistics]
+    """requests of others by the name of the command; "UNKNOWN" for all that no node knows"""
     sockets: SocketsStatistics
     memory: MemoryStatistics
     punches: PunchStatistics
@@ -132,6 +135,7 @@ class DHT:
             address=self.address,
             remote_address=self.remote_address(),
             rpc=self.node.statistics(),
+            commands=command_statistics(self.node.tallies),
             sockets=self.sockets.statistics(),
             memory=self.memory.statistics(),
             punches=self.punches.statistics(),

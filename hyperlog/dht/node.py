@@ -40,6 +40,7 @@ from hyperlog.dht.rpc.events import (
 from hyperlog.dht.rpc.messages import PING, UNKNOWN_COMMAND, Response
 from hyperlog.dht.rpc.query import DEFAULT_CONCURRENCY, Reply
 from hyperlog.dht.rpc.requests import DEFAULT_RETRIES, DEFAULT_TIMEOUT, PendingRequest
+from hyperlog.dht.rpc.tally import Tallies
 from hyperlog.dht.sockets import Sockets
 
 __all__ = [
@@ -259,6 +260,11 @@ class RPCNode:
     def known_nodes(self, limit: int) -> list[Address]:
         """Nodes of our table, the one heard of last first."""
         return [node.address for node in islice(self._core.table.latest(), limit)]
+
+    @property
+    def tallies(self) -> Tallies:
+        """What became of the requests of others, by command."""
+        return self._core.tallies
 
     @property
     def table_size(self) -> int:

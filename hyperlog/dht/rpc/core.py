@@ -51,6 +51,7 @@ from hyperlog.dht.rpc.requests import (
 )
 from hyperlog.dht.rpc.responder import Responder
 from hyperlog.dht.rpc.table import Node, Table
+from hyperlog.dht.rpc.tally import Tallies
 from hyperlog.dht.rpc.tickets import Tickets
 
 __all__ = ["CLIENT_SOCKET", "QUERY_RETRIES", "SERVER_SOCKET", "RPCCore"]
@@ -136,6 +137,11 @@ class RPCCore:
     def id(self) -> bytes | None:
         """Our node id, or None while ephemeral."""
         return None if self.identity.ephemeral else self.identity.own_id
+
+    @property
+    def tallies(self) -> Tallies:
+        """What became of the requests of others, by command."""
+        return self._responder.tallies
 
     @property
     def table(self) -> Table:
@@ -279,6 +285,7 @@ class RPCCore:
 
     def _receive_request(self, request: Request, address: Address, socket: int, now: float) -> None:
         event = RequestReceived(request, address, socket)
+        self.tallies.of(request.command, request.internal).received += 1
         if self._responder.refuse_wrong_ticket(event, now):
             return
         if request.id is not None:

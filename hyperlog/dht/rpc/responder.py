@@ -25,6 +25,7 @@ from hyperlog.dht.rpc.messages import (
     unpack_address,
 )
 from hyperlog.dht.rpc.neighbours import Neighbours
+from hyperlog.dht.rpc.tally import Tallies
 from hyperlog.dht.rpc.tickets import Tickets
 
 __all__ = ["PORT", "Responder"]
@@ -46,6 +47,7 @@ class Responder:
         self._outbox: list[tuple[int, Address, bytes]] = []
         self._delayed: list[tuple[float, int, RequestReceived]] = []
         self._delayed_count = 0
+        self.tallies = Tallies()
 
     def datagrams_to_send(self) -> list[tuple[int, Address, bytes]]:
         datagrams, self._outbox = self._outbox, []
@@ -133,6 +135,11 @@ class Responder:
             value=value,
         )
         self._outbox.append((socket, to, response.encode()))
+        tally = self.tallies.of(request.command, request.internal)
+        if error:
+            tally.refused += 1
+        else:
+            tally.answered += 1
 
     def relay(
         self,
@@ -155,3 +162,4 @@ class Responder:
             value=value,
         )
         self._outbox.append((socket, to, message.encode()))
+        self.tallies.of(request.command, request.internal).answered += 1
