@@ -36,7 +36,7 @@ class Gate:
         self._transmit = network.transmit
         network.transmit = self
 
-    def __call__(self, source, data, destination):
+    def __call__(self, source, data, destination, ttl):
         now = trio.current_time()
         if source[0] in self.hosts:
             self.opened[source, destination] = now
@@ -44,7 +44,7 @@ class Gate:
             opened_at = self.opened.get((destination, source))
             if opened_at is None or now - opened_at > self.LIFETIME:
                 return
-        self._transmit(source, data, destination)
+        self._transmit(source, data, destination, ttl)
 
 
 async def exchange(listener, connection):
@@ -90,13 +90,13 @@ async def test_the_end_of_a_punched_connection_is_told_again_when_it_got_lost(au
         server_host, core = server.address[0], accepted._stream.core
         lost = []
 
-        def lose_the_last(source, data, destination):
+        def lose_the_last(source, data, destination, ttl):
             # The server's word that it has the client's end, after which it forgets the stream.
             from_server = source[0] == server_host and data[:2] == b"\xff\x01"
             if core.end_received and from_server and not lost:
                 lost.append(data)
             else:
-                transmit(source, data, destination)
+                transmit(source, data, destination, ttl)
 
         net.network.transmit = lose_the_last
         started = trio.current_time()
@@ -123,13 +123,13 @@ async def test_peers_punch_through_although_every_first_ping_and_probe_is_lost(a
         lost = set()
         transmit = net.network.transmit
 
-        def lose_first(source, data, destination):
+        def lose_first(source, data, destination, ttl):
             if source[0] in punching_hosts and source not in ordinary:
                 what = (source, destination, len(data) == 1)
                 if what not in lost and (len(data) == 1 or is_ping(data)):
                     lost.add(what)
                     return
-            transmit(source, data, destination)
+            transmit(source, data, destination, ttl)
 
         net.network.transmit = lose_first
         with trio.fail_after(15):
@@ -153,9 +153,9 @@ async def test_a_firewall_that_lets_nothing_in_ends_the_attempt_in_bounded_time(
         nodes = {node.address[0] for node in net.nodes}
         transmit = net.network.transmit
 
-        def only_by_nodes(source, data, destination):
+        def only_by_nodes(source, data, destination, ttl):
             if source[0] in nodes or destination[0] in nodes:
-                transmit(source, data, destination)
+                transmit(source, data, destination, ttl)
 
         net.network.transmit = only_by_nodes
         started = trio.current_time()
