@@ -71,8 +71,8 @@ class _Handshake:
     stream: UDXStream | None = None
     """None once connected"""
     punch: ServerPunch | None = None
-    reply_socket: int | None = None
-    """socket to answer from, when not the one asked"""
+    replies_from_punch: bool = False
+    """whether to answer from the hole punch's socket, not from the one asked"""
     number: int | None = None
     """None when the firewall refused"""
     connect: Callable[[int, Address], None] | None = None
@@ -226,7 +226,8 @@ class Listener(trio.abc.Listener[Connection]):
             await trio.sleep(1.0)
             now = trio.current_time()
             for noise, handshake in list(self._table.by_noise.items()):
-                if handshake.expires_at <= now:
+                punching = handshake.punch is not None and handshake.punch.active
+                if handshake.expires_at <= now and not punching:
                     self._forget(noise)
 
     def _forget(self, noise: bytes) -> None:
@@ -276,10 +277,11 @@ class Listener(trio.abc.Listener[Connection]):
                 self._forget(next(iter(self._table.by_noise)))
             self._table.by_noise[message.noise] = handshake
         if handshake.noise is not None:
+            punch = handshake.punch if handshake.replies_from_punch else None
             self._dht.perform(
                 request,
                 answer_handshake(message, handshake.noise, request.address),
-                socket=handshake.reply_socket,
+                socket=punch.socket if punch is not None and punch.active else None,
             )
         if handshake.connect is not None:
             connect, handshake.connect = handshake.connect, None
@@ -386,7 +388,7 @@ class Listener(trio.abc.Listener[Connection]):
             else:
                 path = "lan" if not direct and is_private(address[0]) else "direct"
             if handshake.punch is not None:
-                handshake.punch.close()
+                handshake.punch.close(through=socket)
                 handshake.punch = None
             self._start_connection(handshake, stream, responder, path)
 
@@ -410,9 +412,8 @@ class Listener(trio.abc.Listener[Connection]):
         except OSError as err:
             logger.warning("no socket for a hole punch: %s", err)
             return
-        if not self._on_same_network(payload, message, request):
-            # The relaying node then reports the puncher's NAT mapping to the client.
-            handshake.reply_socket = handshake.punch.socket
+        # The relaying node then reports the puncher's NAT mapping to the client.
+        handshake.replies_from_punch = not self._on_same_network(payload, message, request)
 
     def _make_room_for_punch(self) -> None:
         punching = [other for other in self._table.by_noise.values() if other.punch is not None]
@@ -421,7 +422,7 @@ class Listener(trio.abc.Listener[Connection]):
             oldest = punching[0]
             assert oldest.punch is not None
             oldest.punch.close()
-            oldest.punch = oldest.reply_socket = None
+            oldest.punch = None
 
     def _on_same_network(
         self, payload: NoisePayload, message: Handshake, request: IncomingRequest
