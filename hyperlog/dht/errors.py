@@ -10,6 +10,7 @@
     ├── RequestError
     │   ├── RequestTimeout              no reply after all tries            REQUEST_TIMEOUT
     │   ├── RequestDestroyed            the node closed meanwhile           REQUEST_DESTROYED
+    │   ├── RequestSuspended            the node is suspended               IO_SUSPENDED
     │   ├── InvalidTicket               the node refused our ticket         INVALID_TOKEN
     │   ├── UnknownCommand              the node does not serve it          UNKNOWN_COMMAND
     │   └── TooFewNodes                 a commit reached no node            TOO_FEW_NODES
@@ -33,7 +34,8 @@
     │   │   ├── RelayUnreachable        no connection to the relay itself
     │   │   ├── RelayRefused            it is no relay, or its limits are reached
     │   │   └── RelayAborted            it was lost before the path was there
-    │   └── DuplicateConnection         the pool keeps another one          DUPLICATE_CONNECTION
+    │   ├── DuplicateConnection         the pool keeps another one          DUPLICATE_CONNECTION
+    │   └── Suspended                   the node is suspended               SUSPENDED
     ├── ListenError
     │   ├── AlreadyListening                                                ALREADY_LISTENING
     │   └── KeyPairInUse                                                    KEYPAIR_ALREADY_USED
@@ -82,6 +84,7 @@ __all__ = [
     "RemoteNotHolepunching",
     "RemoteProtocolError",
     "RequestDestroyed",
+    "RequestSuspended",
     "RequestError",
     "RequestTimeout",
     "ServerError",
@@ -89,6 +92,7 @@ __all__ = [
     "StreamError",
     "StreamReset",
     "StreamTimeout",
+    "Suspended",
     "TooFewNodes",
     "Truncated",
     "UnknownCommand",
@@ -139,6 +143,10 @@ class RequestTimeout(RequestError):
 
 class RequestDestroyed(RequestError):
     code = "REQUEST_DESTROYED"
+
+
+class RequestSuspended(RequestError):
+    code = "IO_SUSPENDED"
 
 
 class InvalidTicket(RequestError):
@@ -241,6 +249,12 @@ class DuplicateConnection(ConnectError):
     """A pool has another connection to the peer, and keeps only one."""
 
     code = "DUPLICATE_CONNECTION"
+
+
+class Suspended(ConnectError):
+    """The node was suspended, or is: connect again after DHT.resume."""
+
+    code = "SUSPENDED"
 
 
 class ListenError(DHTError):
