@@ -28,7 +28,7 @@ from hyperlog.dht.errors import (
     RemoteProtocolError,
     RequestError,
 )
-from hyperlog.dht.relay.client import Paired, Refused, RelayClientCore, RelayGone
+from hyperlog.dht.relay.client import Paired, Refused, RelayClientCore, RelayGone, Unpaired
 
 if TYPE_CHECKING:
     from hyperlog.dht.connection import Connection
@@ -84,7 +84,7 @@ class RelayedPath:
                     for message in await connection.receive_many():
                         core.receive_untrusted(message)
                     while (event := core.next_event()) is not None:
-                        if isinstance(event, RelayGone):
+                        if isinstance(event, RelayGone | Unpaired):
                             self._set_closed()
             except (trio.EndOfChannel, trio.BrokenResourceError, RemoteProtocolError) as err:
                 logger.debug("the connection to the relay ended: %s", type(err).__name__)

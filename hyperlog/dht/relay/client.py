@@ -1,8 +1,11 @@
 """The asking side of blind-relay: one connection to a relay, and the pairings asked for on it.
 
     pair() ──Pair──▶ Paired
-    pair() ──Unpair──▶ Refused            (hyperlog's relays say so; others say nothing)
+    pair() ──Unpair──▶ Refused
+    Paired ──Unpair──▶ Unpaired
     any ──channel rejected or closed──▶ RelayGone
+
+Only relays of hyperlog send an Unpair; others refuse and end in silence.
 
 Wire: docs/protocol/hyperdht.md section 12; blind-relay index.js `BlindRelayClient`.
 """
@@ -22,9 +25,9 @@ from hyperlog.dht.relay.protomux import (
     Protomux,
 )
 
-__all__ = ["Event", "Paired", "Refused", "RelayClientCore", "RelayGone"]
+__all__ = ["Event", "Paired", "Refused", "RelayClientCore", "RelayGone", "Unpaired"]
 
-MAX_REQUESTS: Final = 1024  # waiting for their other half at a time
+MAX_PAIRS: Final = 1024  # waiting for their other half, or paired
 
 
 @dataclass(slots=True)
@@ -44,6 +47,13 @@ class Refused:
 
 
 @dataclass(slots=True)
+class Unpaired:
+    """The relay has ended this path."""
+
+    token: bytes = field(repr=False)
+
+
+@dataclass(slots=True)
 class RelayGone:
     """The last event: the peer relays no more, or never did."""
 
@@ -51,7 +61,7 @@ class RelayGone:
     """it is no relay"""
 
 
-Event = Paired | Refused | RelayGone
+Event = Paired | Refused | Unpaired | RelayGone
 
 
 class RelayClientCore:
@@ -62,6 +72,7 @@ class RelayClientCore:
         self._mux = Protomux()
         self._channel = self._mux.open(PROTOCOL, public_key)
         self._requests: dict[bytes, bool] = {}
+        self._paired: set[bytes] = set()
         self._events: deque[Event] = deque()
 
     def pair(self, token: bytes, *, is_initiator: bool, stream_id: int) -> None:
@@ -70,16 +81,17 @@ class RelayClientCore:
         Raises:
             LocalProtocolError: already asked, the relay is gone, or the token has not 32 bytes.
         """
-        if token in self._requests:
+        if token in self._requests or token in self._paired:
             raise LocalProtocolError("a pairing for this token was asked for already")
-        if len(self._requests) >= MAX_REQUESTS:
-            raise LocalProtocolError(f"more than {MAX_REQUESTS} pairings at a time")
+        if len(self._requests) + len(self._paired) >= MAX_PAIRS:
+            raise LocalProtocolError(f"more than {MAX_PAIRS} pairings at a time")
         self._mux.send(self._channel, PAIR, Pair(is_initiator, token, stream_id).encode())
         self._requests[token] = is_initiator
 
     def unpair(self, token: bytes) -> None:
         """Take a request back, or end the path; no effect when the relay is gone."""
         self._requests.pop(token, None)
+        self._paired.discard(token)
         if not self._channel.closed:
             self._mux.send(self._channel, UNPAIR, Unpair(token).encode())
 
@@ -87,6 +99,7 @@ class RelayClientCore:
         """End all of our paths and leave the connection to other protocols."""
         self._mux.close(self._channel)
         self._requests.clear()
+        self._paired.clear()
 
     def messages_to_send(self) -> list[bytes]:
         """What is to be sent on the connection, in order, each a message of its own."""
@@ -109,6 +122,7 @@ class RelayClientCore:
                 self._mux.reject(event.protocol, event.id)
             elif isinstance(event, ChannelClosed):
                 self._requests.clear()
+                self._paired.clear()
                 self._events.append(RelayGone(event.rejected))
             elif isinstance(event, ChannelMessage) and not self._channel.closed:
                 self._on_message(event)
@@ -120,8 +134,12 @@ class RelayClientCore:
             # Compat: blind-relay ignores an answer in the other role or to nothing, too.
             if self._requests.get(pair.token) is pair.is_initiator:
                 del self._requests[pair.token]
+                self._paired.add(pair.token)
                 self._events.append(Paired(pair.token, pair.id))
         elif message.type == UNPAIR:
             token = Unpair.decode_untrusted(message.body).token
             if self._requests.pop(token, None) is not None:
                 self._events.append(Refused(token))
+            elif token in self._paired:
+                self._paired.discard(token)
+                self._events.append(Unpaired(token))

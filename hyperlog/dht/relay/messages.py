@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from hyperlog.dht.compact import Reader, Writer
+from hyperlog.dht.errors import InvalidValue
 
 __all__ = ["PAIR", "PROTOCOL", "UNPAIR", "Pair", "Unpair"]
 
@@ -38,10 +39,14 @@ class Pair:
 
     @classmethod
     def decode_untrusted(cls, data: bytes) -> Pair:
+        """Raises RemoteProtocolError for what is cut short, and for ids that UDX cannot carry."""
         reader = Reader(data)
         flags = reader.uint()
         token = reader.fixed(TOKEN_SIZE)
-        return cls(bool(flags & IS_INITIATOR), token, reader.uint(), reader.uint())
+        pair = cls(bool(flags & IS_INITIATOR), token, reader.uint(), reader.uint())
+        if pair.id >= 1 << 32:
+            raise InvalidValue(f"{pair.id} is no UDX stream id")
+        return pair
 
 
 @dataclass(slots=True)
