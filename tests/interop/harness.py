@@ -280,6 +280,28 @@ async def js_echo(
         yield javascript
 
 
+@asynccontextmanager
+async def js_relay(
+    bootstrap: Iterable[Address],
+    *,
+    seed: bytes | None = None,
+    dht: dict[str, Any] | None = None,
+) -> AsyncIterator[JavaScript]:
+    """A stock blind relay; `dht` are further options of its node.
+
+    Peers use it by server={"relayThrough": hex} or connect={…} of `js_echo` and `js_trace_client`.
+    With {"refusePunch": True, "fastOpen": False, "localConnection": False} or, on the server's
+    side, {"refusePunch": True, "shareLocalAddress": False} nothing else is left to them.
+    """
+    async with run_script(
+        "relay.js",
+        bootstrap=_bootstrap_option(bootstrap),
+        seed=seed.hex() if seed is not None else None,
+        dht=dht,
+    ) as javascript:
+        yield javascript
+
+
 async def log_lines(path: Path, count: int, *, timeout: float = EVENT_TIMEOUT) -> list[Event]:
     """The parsed lines of a log file, as soon as it holds at least `count` complete ones.
 

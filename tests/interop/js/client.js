@@ -12,14 +12,15 @@
 //   shape, pad  content of the traces, see shapes.js
 //   props       properties of the client, e.g. {"username": "ann"}
 //   reconnect   default true; the stock client waits 10 to 15 s before it tries again
-//   dht, connect   further options for the node and for connect()
+//   dht, connect   further options for the node and for connect(), the latter as peerOptions() in
+//               driver.js takes them
 // Command {"send": n} sends n more. Events: ready (publicKey, before the connection), open,
 // greeting (the server's first message), sent (count, seconds), reconnect, connection-error.
 
 const HyperDHT = require('hyperdht')
 const { createTracer } = require('hypertrace')
 const { Client } = require('hypertrace-logger')
-const { options, send, runUntilStopped } = require('./driver')
+const { options, send, peerOptions, runUntilStopped } = require('./driver')
 const loadShapes = require('./shapes')
 
 const BURST = 256 // traces per turn of the event loop
@@ -38,7 +39,7 @@ let total = 0
 let running = true
 
 function createSocket () {
-  const socket = dht.connect(Buffer.from(options.key, 'hex'), options.connect)
+  const socket = dht.connect(Buffer.from(options.key, 'hex'), peerOptions(options.connect))
   socket.once('data', data => send('greeting', { greeting: JSON.parse(data) }))
   return socket
 }

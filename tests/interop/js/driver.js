@@ -56,4 +56,12 @@ function runUntilStopped (close, onCommand = () => {}) {
     .on('close', stop)
 }
 
-module.exports = { options, send, discardConsole, runUntilStopped }
+// Options of createServer() and connect() that JSON cannot carry: relayThrough is a key in hex, and
+// refusePunch makes this side refuse every hole punch, so that a relay is what is left.
+function peerOptions ({ relayThrough, refusePunch, ...rest } = {}) {
+  if (relayThrough) rest.relayThrough = Buffer.from(relayThrough, 'hex')
+  if (refusePunch) rest.holepunch = () => false
+  return rest
+}
+
+module.exports = { options, send, discardConsole, peerOptions, runUntilStopped }

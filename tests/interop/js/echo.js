@@ -10,14 +10,15 @@
 //   bytes       how much to write (source; client in mode echo)
 //   chunk       bytes in one write, that is in one message; default 65536
 //   checksum    default true; false leaves SHA-256 out for measurements
-//   dht, server, connect   further options for the node, createServer() and connect()
+//   dht, server, connect   further options for the node, createServer() and connect(), the latter
+//               two as peerOptions() in driver.js takes them
 // Events: ready (publicKey), open (remotePublicKey), sent and received (bytes, messages, sha256,
 // seconds since open), error (code, message), close. The writer ends its side after its last byte;
 // an echo server ends when the other side does.
 
 const crypto = require('crypto')
 const HyperDHT = require('hyperdht')
-const { options, send, runUntilStopped } = require('./driver')
+const { options, send, peerOptions, runUntilStopped } = require('./driver')
 
 const CHUNK = options.chunk ?? 65536
 
@@ -120,10 +121,10 @@ function onConnection (socket) {
 async function main () {
   const { publicKey } = dht.defaultKeyPair
   if (options.role === 'server') {
-    const server = dht.createServer(options.server, onConnection)
+    const server = dht.createServer(peerOptions(options.server), onConnection)
     await server.listen(dht.defaultKeyPair)
   } else {
-    const socket = dht.connect(Buffer.from(options.key, 'hex'), options.connect)
+    const socket = dht.connect(Buffer.from(options.key, 'hex'), peerOptions(options.connect))
     const onFailure = err => {
       send('error', { code: err.code, message: err.message })
       send('close')
