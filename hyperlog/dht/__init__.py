@@ -25,6 +25,7 @@ from hyperlog.dht.diagnosis import (
     PeerAnswer,
     PeerProbe,
     addresses_of,
+    firewall_kind,
     look_up,
     probe_node,
 )
@@ -47,6 +48,8 @@ from hyperlog.dht.errors import (
     RequestError,
     RequestSuspended,
     RequestTimeout,
+    SeqReused,
+    SeqTooLow,
     ServerError,
     ServerIncompatible,
     StreamError,
@@ -62,6 +65,7 @@ from hyperlog.dht.memory import MemoryStatistics
 from hyperlog.dht.publickey import decode_public_key, encode_address, encode_z32
 from hyperlog.dht.simnat import SimNat
 from hyperlog.dht.simulation import SimHost, SimNetwork
+from hyperlog.dht.storage import ImmutableValue, MutableValue, StoredImmutable, StoredMutable
 from hyperlog.dht.streams import UDXStream
 from hyperlog.dht.testing import Testnet, testnet
 
@@ -81,6 +85,7 @@ __all__ = [
     "Firewall",
     "HandshakeFailed",
     "HolepunchFailed",
+    "ImmutableValue",
     "KeyPair",
     "KeyPairInUse",
     "ListenError",
@@ -88,6 +93,7 @@ __all__ = [
     "ListenerStatistics",
     "LocalProtocolError",
     "MemoryStatistics",
+    "MutableValue",
     "NATJudgement",
     "NameLookup",
     "NodeDestroyed",
@@ -105,11 +111,15 @@ __all__ = [
     "RequestError",
     "RequestSuspended",
     "RequestTimeout",
+    "SeqReused",
+    "SeqTooLow",
     "ServerError",
     "ServerIncompatible",
     "SimHost",
     "SimNat",
     "SimNetwork",
+    "StoredImmutable",
+    "StoredMutable",
     "StreamError",
     "StreamReset",
     "StreamTimeout",
@@ -121,6 +131,7 @@ __all__ = [
     "decode_public_key",
     "encode_address",
     "encode_z32",
+    "firewall_kind",
     "look_up",
     "open_dht",
     "probe_node",

@@ -48,6 +48,7 @@ __all__ = [
     "ProbeFailure",
     "Stopped",
     "addresses_of",
+    "firewall_kind",
     "look_up",
     "probe_node",
 ]
@@ -216,7 +217,7 @@ class Diagnosis:
             dht.sockets.release(index)
         own = {host for host, _ in local_addresses((dht.address[0], 0))}
         return NATJudgement(
-            _KINDS.get(nat.firewall, "unknown"),
+            firewall_kind(nat.firewall),
             tuple(seen),
             nat.sampled,
             bool(seen) and not own & {host for host, _ in seen},
@@ -258,6 +259,11 @@ class Diagnosis:
             for node in nodes[:MAX_HOLDERS_ASKED]:
                 nursery.start_soon(ask, node)
         return PeerProbe(probe.answer, probe.stopped)
+
+
+def firewall_kind(number: int) -> FirewallKind:
+    """The kind of a NAT by its number, FIREWALL_* of constants.py."""
+    return _KINDS.get(number, "unknown")
 
 
 def addresses_of(bound: Address) -> set[Address]:
@@ -397,7 +403,7 @@ def _answer_of(
     nat = Nat()
     for relay in relays:
         nat.add(relay.peer_address, relay.relay_address)
-    kind = _KINDS.get(nat.firewall, "unknown")
+    kind = firewall_kind(nat.firewall)
     is_objection = payload.error not in (ERROR_NONE, ERROR_ABORTED)  # we named no stream
     return PeerAnswer(
         node,
