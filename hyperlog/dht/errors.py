@@ -13,6 +13,8 @@
     │   ├── RequestSuspended            the node is suspended               IO_SUSPENDED
     │   ├── InvalidTicket               the node refused our ticket         INVALID_TOKEN
     │   ├── UnknownCommand              the node does not serve it          UNKNOWN_COMMAND
+    │   ├── SeqReused                   another value has that number       SEQ_REUSED
+    │   ├── SeqTooLow                   a value has a higher number         SEQ_TOO_LOW
     │   └── TooFewNodes                 a commit reached no node            TOO_FEW_NODES
     ├── ConnectError
     │   ├── PeerNotFound                nobody announces the key            PEER_NOT_FOUND
@@ -84,9 +86,11 @@ __all__ = [
     "RemoteNotHolepunching",
     "RemoteProtocolError",
     "RequestDestroyed",
-    "RequestSuspended",
     "RequestError",
+    "RequestSuspended",
     "RequestTimeout",
+    "SeqReused",
+    "SeqTooLow",
     "ServerError",
     "ServerIncompatible",
     "StreamError",
@@ -157,6 +161,18 @@ class InvalidTicket(RequestError):
 
 class UnknownCommand(RequestError):
     code = "UNKNOWN_COMMAND"
+
+
+class SeqReused(RequestError):
+    """The sequence number belongs to another mutable value of the same key already."""
+
+    code = "SEQ_REUSED"
+
+
+class SeqTooLow(RequestError):
+    """A mutable value with a higher sequence number is stored under the same key."""
+
+    code = "SEQ_TOO_LOW"
 
 
 class TooFewNodes(RequestError):

@@ -17,42 +17,35 @@ from typing import Final, NoReturn, TypeVar
 
 import trio
 
+from hyperlog.dht import discovery, storage
 from hyperlog.dht.commandcounts import CommandStatistics, command_statistics
 from hyperlog.dht.commands import router as routing
-from hyperlog.dht.commands.messages import (
-    Announce,
-    LookupReply,
-    Peer,
-    sign_announce,
-)
+from hyperlog.dht.commands.messages import Peer
 from hyperlog.dht.commands.router import Router
 from hyperlog.dht.commands.store import SERVED, Store
 from hyperlog.dht.compact import Address
 from hyperlog.dht.connect import ConnectAttempt
 from hyperlog.dht.connection import Connection
 from hyperlog.dht.constants import (
-    ANNOUNCE,
     BOOTSTRAP_NODES,
     FIND_PEER,
-    LOOKUP,
     PEER_HANDSHAKE,
     PEER_HOLEPUNCH,
-    UNANNOUNCE,
 )
 from hyperlog.dht.errors import (
     DHTError,
     KeyPairInUse,
     NodeDestroyed,
-    RemoteProtocolError,
 )
 from hyperlog.dht.holepunch.punches import Punches, PunchStatistics
 from hyperlog.dht.interfaces import local_addresses
 from hyperlog.dht.keys import KeyPair, generic_hash
 from hyperlog.dht.listener import Admit, Firewall, Listener, ListenerStatistics
 from hyperlog.dht.memory import MemoryStatistics, ReceiveMemory
-from hyperlog.dht.node import IncomingRequest, Reply, RPCNode, RPCStatistics
+from hyperlog.dht.node import IncomingRequest, RPCNode, RPCStatistics
 from hyperlog.dht.publickey import decode_public_key
 from hyperlog.dht.sockets import SERVER, Sockets, SocketsStatistics
+from hyperlog.dht.storage import ImmutableValue, MutableValue, StoredImmutable, StoredMutable
 from hyperlog.dht.streams import UDXStream
 from hyperlog.dht.udp import SocketFactory, UDPSocket
 from hyperlog.dht.udx.stream import DEFAULT_WINDOW, UDXStreamCore
@@ -265,9 +258,7 @@ class DHT:
 
     async def find_peer(self, public_key: bytes) -> list[Peer]:
         """Records that nodes hold of a public key; empty when nobody announces it."""
-        replies: list[Reply] = []
-        await self.node.query(FIND_PEER, generic_hash(public_key), on_reply=replies.append)
-        return _decoded(Peer.decode_untrusted, replies)
+        return await discovery.find_peer(self.node, public_key)
 
     async def is_announced(self, public_key: bytes) -> bool:
         """Whether one of the two nodes that we would ask first holds a record of a public key.
@@ -275,33 +266,11 @@ class DHT:
         Costs two small datagrams: meant for being asked often. False also when they do not answer
         within a second; `find_peer` looks thoroughly.
         """
-        target = generic_hash(public_key)
-        found = False
-
-        async def ask(address: Address, scope: trio.CancelScope) -> None:
-            nonlocal found
-            try:
-                reply = await self.node.request(FIND_PEER, to=address, target=target, retries=0)
-            except DHTError:
-                return
-            if reply.value is not None:
-                found = True
-                scope.cancel()
-
-        async with trio.open_nursery() as nursery:
-            for address in self.node.to_start_from(target, 2):
-                nursery.start_soon(ask, address, nursery.cancel_scope)
-        return found
+        return await discovery.is_announced(self.node, public_key)
 
     async def lookup(self, topic: bytes) -> list[Peer]:
         """Peers announced under a topic (32 bytes), each once."""
-        replies: list[Reply] = []
-        await self.node.query(LOOKUP, topic, on_reply=replies.append)
-        found: dict[bytes, Peer] = {}
-        for answer in _decoded(LookupReply.decode_untrusted, replies):
-            for peer in answer.peers:
-                found.setdefault(peer.public_key, peer)
-        return list(found.values())
+        return await discovery.lookup(self.node, topic)
 
     async def announce(
         self,
@@ -309,45 +278,91 @@ class DHT:
         key_pair: KeyPair | None = None,
         *,
         relay_addresses: Sequence[Address] = (),
+        bump: int = 0,
+        clear: bool = False,
     ) -> int:
         """Announce a key pair under a topic; the number of nodes that took it.
 
+        Nodes keep it for 13 to 27 minutes, so announce again every 10. `relay_addresses` are nodes
+        that know how to reach the peer; lookups show the first three. `bump` (ms since 1970, at
+        most now) is shown to lookups too: the largest of all peers of the topic. With `clear`
+        records on nodes that are not among the closest any more are taken back.
+
         Raises:
-            TooFewNodes: none did.
+            TooFewNodes: no node took it.
         """
-        return await self._commit(ANNOUNCE, topic, key_pair or self.key_pair, relay_addresses)
+        return await discovery.announce(
+            self.node,
+            topic,
+            key_pair or self.key_pair,
+            relay_addresses=relay_addresses,
+            bump=bump,
+            clear=clear,
+        )
 
     async def unannounce(self, topic: bytes, key_pair: KeyPair | None = None) -> int:
-        """Take an announcement back; the number of nodes that confirmed."""
-        return await self._commit(UNANNOUNCE, topic, key_pair or self.key_pair, ())
+        """Take an announcement back wherever it is; the number of nodes that confirmed.
 
-    async def _commit(
-        self, command: int, topic: bytes, pair: KeyPair, relay_addresses: Sequence[Address]
-    ) -> int:
-        done = 0
+        Raises:
+            TooFewNodes: some hold the record, and not one of them confirmed.
+        """
+        pair = key_pair or self.key_pair
+        self._store.announcements.unannounce(topic, pair.public_key)
+        return await discovery.unannounce(self.node, topic, pair)
 
-        async def commit(reply: Reply) -> None:
-            nonlocal done
-            if reply.token is None or reply.id is None:
-                raise RemoteProtocolError("the node sent no token or no id")
-            message = Announce(peer=Peer(pair.public_key, list(relay_addresses)))
-            sign_announce(
-                message,
-                command=command,
-                target=topic,
-                token=reply.token,
-                node_id=reply.id,
-                secret_key=pair.secret_key,
-            )
-            response = await self.node.request(
-                command, target=topic, value=message.encode(), token=reply.token, to=reply.address
-            )
-            if response.error:
-                raise RemoteProtocolError(f"refused with error {response.error}")
-            done += 1
+    # -- storage ----------------------------------------------------------------------------------
 
-        await self.node.query(LOOKUP, topic, commit=commit)
-        return done
+    async def mutable_put(self, key_pair: KeyPair, value: bytes, seq: int = 0) -> StoredMutable:
+        """Store a value under a public key, instead of any with a lower sequence number.
+
+        Nodes keep it for 32 to 64 hours after the last put. `value` has 1 to about 1190 bytes
+        (whoever wants it to pass through tunnels keeps to 1000), `seq` is 0 … 2**53 - 1.
+
+        Raises:
+            SeqTooLow: a value with a higher number is stored.
+            SeqReused: another value with the same number is.
+            TooFewNodes: no node took it.
+            LocalProtocolError: value or number is out of range.
+        """
+        return await storage.mutable_put(self.node, key_pair, value, seq)
+
+    async def mutable_get(
+        self,
+        public_key: bytes,
+        *,
+        seq: int = 0,
+        latest: bool = True,
+        refresh: Callable[[MutableValue], bool] | None = None,
+    ) -> MutableValue | None:
+        """The value that the holder of a public key stored; None when there is none.
+
+        Only a value with a sequence number of at least `seq` counts. With `latest` all of the
+        closest nodes are heard and the highest number wins, otherwise the first answer does. When
+        `refresh` is given, and returns True for the latest value, that is stored afresh: what
+        anybody can do, and should who wants a value to outlive its owner.
+
+        Raises:
+            TooFewNodes: no node took the refreshed value.
+        """
+        return await storage.mutable_get(
+            self.node, public_key, seq=seq, latest=latest, refresh=refresh
+        )
+
+    async def immutable_put(self, value: bytes) -> StoredImmutable:
+        """Store a value under its own hash; the result tells the hash, and which nodes have it.
+
+        Nodes keep it for 32 to 64 hours after the last put. `value` has up to 1274 bytes (whoever
+        wants it to pass through tunnels keeps to 1000).
+
+        Raises:
+            TooFewNodes: no node took it.
+            LocalProtocolError: it is too long.
+        """
+        return await storage.immutable_put(self.node, value)
+
+    async def immutable_get(self, target: bytes) -> ImmutableValue | None:
+        """The value that has a hash (32 bytes); None when no node has it."""
+        return await storage.immutable_get(self.node, target)
 
     def _refresh_announcements(self) -> None:
         for listener in self._listeners.values():
@@ -517,14 +532,3 @@ def raise_only_leaf(group: BaseExceptionGroup[BaseException]) -> NoReturn:
 def _first_node_address(sockets: Sockets) -> Address:
     """What the first node of a private network takes for its own address."""
     return local_addresses(sockets.local_address(SERVER))[0]
-
-
-def _decoded(decode: Callable[[bytes], T], replies: Sequence[Reply]) -> list[T]:
-    decoded = []
-    for reply in replies:
-        if reply.value is not None:
-            try:
-                decoded.append(decode(reply.value))
-            except RemoteProtocolError:
-                continue
-    return decoded
