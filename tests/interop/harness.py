@@ -33,6 +33,12 @@ EVENT_TIMEOUT = 30.0  # s, for one event unless the test says otherwise
 MAX_STDERR = 16 * 1024  # bytes kept for the failure message
 POLL_INTERVAL = 0.02  # s, between looks at a log file that another process writes
 
+# What keeps JavaScript peers of one machine from each other, so that they need a relay: a node that
+# does not take itself for reachable after three answers, and no LAN address, no punch, no probe.
+NO_PATH_NODE = {"quickFirewall": False}
+NO_PATH_SERVER = {"refusePunch": True, "shareLocalAddress": False}
+NO_PATH_CLIENT = {"refusePunch": True, "fastOpen": False, "localConnection": False}
+
 Address = tuple[str, int]
 Event = dict[str, Any]
 
@@ -290,8 +296,7 @@ async def js_relay(
     """A stock blind relay; `dht` are further options of its node.
 
     Peers use it by server={"relayThrough": hex} or connect={…} of `js_echo` and `js_trace_client`.
-    With {"refusePunch": True, "fastOpen": False, "localConnection": False} or, on the server's
-    side, {"refusePunch": True, "shareLocalAddress": False} nothing else is left to them.
+    With dht=NO_PATH_NODE and NO_PATH_SERVER or NO_PATH_CLIENT nothing else is left to them.
     """
     async with run_script(
         "relay.js",

@@ -57,10 +57,11 @@ function runUntilStopped (close, onCommand = () => {}) {
 }
 
 // Options of createServer() and connect() that JSON cannot carry: relayThrough is a key in hex, and
-// refusePunch makes this side refuse every hole punch, so that a relay is what is left.
-function peerOptions ({ relayThrough, refusePunch, ...rest } = {}) {
+// refusePunch makes this side refuse every hole punch, so that a relay is what is left. A server must
+// say so by `false`: asked by a function, it answers the first probes nevertheless.
+function peerOptions ({ relayThrough, refusePunch, ...rest } = {}, isServer = false) {
   if (relayThrough) rest.relayThrough = Buffer.from(relayThrough, 'hex')
-  if (refusePunch) rest.holepunch = () => false
+  if (refusePunch) rest.holepunch = isServer ? false : () => false
   return rest
 }
 

@@ -12,7 +12,8 @@
 //   checksum    default true; false leaves SHA-256 out for measurements
 //   dht, server, connect   further options for the node, createServer() and connect(), the latter
 //               two as peerOptions() in driver.js takes them
-// Events: ready (publicKey), open (remotePublicKey), sent and received (bytes, messages, sha256,
+// Events: ready (publicKey), open (remotePublicKey, remotePort, and what the node counted: punches
+// and relaying), sent and received (bytes, messages, sha256,
 // seconds since open), error (code, message), close. The writer ends its side after its last byte;
 // an echo server ends when the other side does.
 
@@ -104,7 +105,13 @@ function echo (socket) {
 }
 
 function onConnection (socket) {
-  send('open', { remotePublicKey: socket.remotePublicKey.toString('hex') })
+  const { punches, relaying } = dht.stats
+  send('open', {
+    remotePublicKey: socket.remotePublicKey.toString('hex'),
+    remotePort: socket.rawStream.remotePort,
+    punches,
+    relaying
+  })
   socket.on('error', err => send('error', { code: err.code, message: err.message }))
   socket.on('close', () => send('close'))
   if (options.mode === 'source') {
@@ -121,7 +128,7 @@ function onConnection (socket) {
 async function main () {
   const { publicKey } = dht.defaultKeyPair
   if (options.role === 'server') {
-    const server = dht.createServer(peerOptions(options.server), onConnection)
+    const server = dht.createServer(peerOptions(options.server, true), onConnection)
     await server.listen(dht.defaultKeyPair)
   } else {
     const socket = dht.connect(Buffer.from(options.key, 'hex'), peerOptions(options.connect))
