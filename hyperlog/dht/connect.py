@@ -1,23 +1,33 @@
 """Service: from a public key to an open connection.
 
 Find nodes that hold the peer's record, send the Noise handshake through them, then open the UDX
-stream on the best path that both sides have. Source: hyperdht lib/connect.js;
-docs/protocol/hyperdht.md section 9.
+stream on the best path that both sides have. What the handshake tells of both sides decides:
+
+    the peer itself answered, or it is open       start, at its address
+    we are open                                   the peer starts: wait for its first packet
+    otherwise                                     on the same network its LAN address is tried,
+                                                  beside a hole punch
+
+Beside the last two goes a relay, if one side names one. Whatever works first is the connection; a
+direct way that works later takes over from the relay (paths.py).
+
+Source: hyperdht lib/connect.js; docs/protocol/hyperdht.md section 9.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import trio
 
 from hyperlog.dht.commands.handshake import HandshakeInitiator
-from hyperlog.dht.commands.messages import Handshake, NoisePayload, UDXInfo
+from hyperlog.dht.commands.messages import Handshake, NoisePayload, RelayThrough, UDXInfo
 from hyperlog.dht.compact import Address
-from hyperlog.dht.connection import Connection
+from hyperlog.dht.connection import Connection, Opening
 from hyperlog.dht.constants import (
     ERROR_NONE,
     FIND_PEER,
@@ -36,24 +46,27 @@ from hyperlog.dht.errors import (
     HolepunchFailed,
     PeerConnectionFailed,
     PeerNotFound,
+    RelayAborted,
+    RelayError,
     RemoteProtocolError,
     ServerError,
     ServerIncompatible,
 )
+from hyperlog.dht.holepunch.punches import PunchRecord
 from hyperlog.dht.holepuncher import punch_as_client
-from hyperlog.dht.interfaces import (
-    is_bogon,
-    is_private,
-    is_reserved,
-    local_addresses,
-    match_address,
-)
+from hyperlog.dht.interfaces import is_bogon, is_reserved, match_address
 from hyperlog.dht.keys import KeyPair, generic_hash
 from hyperlog.dht.noise.secretstream import SecretStreamCore
-from hyperlog.dht.sockets import CLIENT, SERVER
+from hyperlog.dht.paths import RELAY_TIMEOUT, RELAYED, RelayChoice, StreamPaths, choose_relay
+from hyperlog.dht.punchsockets import MayPunch
+from hyperlog.dht.relaying import connect_through_relay
+from hyperlog.dht.routes import Route
+from hyperlog.dht.sockets import SERVER
 
 if TYPE_CHECKING:
     from hyperlog.dht.hyperdht import DHT
+
+__all__ = ["ConnectAttempt", "ConnectCounts", "ConnectOptions", "ConnectStatistics"]
 
 logger = logging.getLogger("hyperlog.dht.connect")
 
@@ -64,6 +77,51 @@ FIND_RETRIES: Final = 3
 # same bytes. So it is asked for twice as often as others, and no longer.
 HANDSHAKE_RETRIES: Final = 7
 HANDSHAKE_TIMEOUT: Final = 0.5  # s
+ROUTE_HEAD_START: Final = 0.25  # s that a known way to the peer has before the search begins
+ROUTE_RETRIES: Final = 2
+PUNCH_TIMEOUT: Final = 45.0  # s for a hole punch after the relay has failed: 35 are the longest
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectOptions:
+    """What the caller of `DHT.connect` wants; see there."""
+
+    relay_addresses: Sequence[Address] = ()
+    local_connection: bool = True
+    reusable_socket: bool = False
+    fast_open: bool = True
+    relay_through: RelayChoice = None
+    holepunch: MayPunch | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectStatistics:
+    """What became of the calls of `DHT.connect`, those to relays included."""
+
+    opened: dict[str, int]
+    """by path: direct, lan, punched or relayed"""
+    upgraded: int
+    """relayed connections that have changed over to a direct way"""
+    failed: dict[str, int]
+    """by the error's code"""
+
+
+class ConnectCounts:
+    """Of one node."""
+
+    def __init__(self) -> None:
+        self.upgraded = 0
+        self._opened: Counter[str] = Counter()
+        self._failed: Counter[str] = Counter()
+
+    def note_opened(self, connection: Connection) -> None:
+        self._opened[connection.path] += 1
+
+    def note_failed(self, error: DHTError) -> None:
+        self._failed[error.code] += 1
+
+    def statistics(self) -> ConnectStatistics:
+        return ConnectStatistics(dict(self._opened), self.upgraded, dict(self._failed))
 
 
 @dataclass(slots=True)
@@ -89,27 +147,33 @@ class ConnectAttempt:
         dht: DHT,
         remote_public_key: bytes,
         key_pair: KeyPair,
-        *,
-        relay_addresses: Sequence[Address],
-        local_connection: bool,
+        options: ConnectOptions,
     ) -> None:
         self._dht = dht
         self._remote_public_key = remote_public_key
         self._key_pair = key_pair
+        self._options = options
         self._target = generic_hash(remote_public_key)
-        self._relay_addresses = list(relay_addresses)
-        self._local_connection = local_connection
         self._initiator = HandshakeInitiator(key_pair, remote_public_key, dht.random_bytes)
         self._stream = dht.create_stream()
-        self._stream.on_packet = self._take_early_packet
-        self._early: tuple[int, Address] | None = None
-        self._early_arrived = trio.Event()
+        self._stream.on_closed = self._decide
+        self._paths = StreamPaths(self._stream)
+        self._paths.on_path = self._take_path
+        self._decided = trio.Event()
+        """There is a path, or there will be none."""
+        self._seeking = trio.CancelScope()
+        relay_key = choose_relay(options.relay_through, dht.random_bytes)
+        self._relay_through: RelayThrough | None = None
+        if relay_key is not None:
+            self._relay_through = RelayThrough(relay_key, dht.random_bytes(32))
         self._request: bytes | None = None
         self._own_firewall = FIREWALL_UNKNOWN
         self._handshaken: _Handshaken | None = None
+        self._connection: Connection | None = None
         self._errors: list[DHTError] = []
         self._tried: set[Address] = set()
-        self._path = "direct"
+        self._record = Opening()
+        self._started_at = trio.current_time()
 
     async def run(self) -> Connection:
         """Connect.
@@ -121,26 +185,37 @@ class ConnectAttempt:
         """
         try:
             handshaken = await self._find_and_shake_hands()
-            path = await self._open_path(handshaken)
-            return await self._open_connection(handshaken, path)
+            await self._open_path(handshaken)
+            return await self._open_connection(handshaken)
         except BaseException:
+            self._seeking.cancel()
+            self._paths.close()
             self._stream.destroy()
             raise
 
-    def _take_early_packet(self, socket: int, address: Address) -> None:
-        # A server that knows our address starts at once and may overtake its own reply.
-        if self._early is None:
-            self._early = (socket, address)
-            self._early_arrived.set()
+    def _decide(self) -> None:
+        self._decided.set()
 
     # -- finding and the handshake ----------------------------------------------------------------
 
     async def _find_and_shake_hands(self) -> _Handshaken:
         limiter = trio.CapacityLimiter(PARALLEL_HANDSHAKES)
+        route = None
+        if self._options.reusable_socket:
+            route = self._dht.routes.get(self._remote_public_key)
         async with trio.open_nursery() as nursery:
 
+            async def known_route(route: Route) -> None:
+                try:
+                    self._handshaken = await self._shake_hands(route.address, route)
+                except DHTError as err:
+                    logger.debug("the known way leads nowhere: %s", err.code)
+                    self._dht.routes.remove(self._remote_public_key)
+                else:
+                    nursery.cancel_scope.cancel()
+
             async def known_nodes() -> None:
-                for address in self._relay_addresses:
+                for address in self._options.relay_addresses:
                     await attempt(address)
 
             async def attempt(address: Address) -> None:
@@ -159,6 +234,9 @@ class ConnectAttempt:
                 async with limiter:
                     await attempt(address)
 
+            if route is not None:
+                nursery.start_soon(known_route, route)
+                await trio.sleep(ROUTE_HEAD_START)
             nursery.start_soon(known_nodes)
             try:
                 async with self._dht.node.query_replies(
@@ -187,30 +265,35 @@ class ConnectAttempt:
         if self._request is None:
             own = self._dht.remote_address()
             addresses = [own] if own is not None else []
-            if self._local_connection:
-                addresses += local_addresses(self._dht.sockets.local_address(SERVER))
+            if self._options.local_connection:
+                addresses += self._dht.local_addresses.all()
             self._own_firewall = FIREWALL_OPEN if own is not None else FIREWALL_UNKNOWN
             self._request = self._initiator.send(
                 NoisePayload(
                     error=ERROR_NONE,
                     firewall=self._own_firewall,
                     addresses4=addresses,
-                    udx=UDXInfo(id=self._stream.core.local_id),
+                    udx=UDXInfo(
+                        id=self._stream.core.local_id,
+                        reusable_socket=self._options.reusable_socket,
+                    ),
                     secret_stream=True,
+                    relay_through=self._relay_through,
                 )
             )
         return self._request
 
-    async def _shake_hands(self, address: Address) -> _Handshaken:
+    async def _shake_hands(self, address: Address, route: Route | None = None) -> _Handshaken:
         message = Handshake(mode=FROM_CLIENT, noise=self._first_message())
-        socket = self._dht.node.request_socket
+        socket = self._dht.node.request_socket if route is None else route.socket
+        self._record.handshakes += 1
         response = await self._dht.node.request(
             PEER_HANDSHAKE,
             target=self._target,
             value=message.encode(),
             to=address,
             socket=socket,
-            retries=HANDSHAKE_RETRIES,
+            retries=HANDSHAKE_RETRIES if route is None else ROUTE_RETRIES,
             timeout=HANDSHAKE_TIMEOUT,
         )
         if response.value is None:
@@ -241,87 +324,75 @@ class ConnectAttempt:
 
     # -- the path ---------------------------------------------------------------------------------
 
-    async def _open_path(self, shaken: _Handshaken) -> str:
-        """Connect the stream; says how: direct, lan or punched."""
-        payload = shaken.payload
-        if self._early is not None:
-            return self._connect_stream(shaken, *self._early)
-        if not shaken.relayed:
-            return self._connect_stream(shaken, shaken.socket, shaken.server_address)
+    async def _open_path(self, shaken: _Handshaken) -> None:
+        """Connect the stream, or find out that there is no way."""
+        payload, paths = shaken.payload, self._paths
+        assert payload.udx is not None
+        self._record.remote_firewall = payload.firewall
+        paths.expect(payload.udx.id, through_node=shaken.relayed)
         relays = payload.holepunch.relays if payload.holepunch is not None else []
-        if payload.firewall == FIREWALL_OPEN or not relays:
+        if not shaken.relayed:
+            paths.take(shaken.socket, shaken.server_address)
+        elif payload.firewall == FIREWALL_OPEN or not relays:
             public = [a for a in payload.addresses4 if not is_bogon(a[0])]
             address = public[0] if public else shaken.server_address
-            return self._connect_stream(shaken, self._dht.node.request_socket, address)
+            paths.take(self._dht.node.request_socket, address)
+        if not paths.direct and not self._stream.finished:
+            # Goes on behind a relayed connection, which is open before it ends.
+            self._dht.start_soon(self._seek, shaken)
+            await self._decided.wait()
+        if paths.path is None:
+            raise self._failure()
+
+    async def _seek(self, shaken: _Handshaken) -> None:
+        ways: list[Callable[[_Handshaken], Awaitable[None]]] = [self._try_relay]
         if self._own_firewall == FIREWALL_OPEN:
-            with trio.move_on_after(PASSIVE_TIMEOUT):
-                await self._early_arrived.wait()
-            if self._early is None:
-                raise HolepunchFailed("the peer did not reach our open address within 10 s")
-            return self._connect_stream(shaken, *self._early)
-        return await self._race_lan_and_punch(shaken)
+            ways.append(self._wait_for_peer)
+        else:
+            ways += [self._try_lan, self._try_punch]
 
-    async def _race_lan_and_punch(self, shaken: _Handshaken) -> str:
-        """Both sides are behind a NAT: the same network, or a hole punched in both."""
-        failures: list[DHTError] = []
-        async with trio.open_nursery() as nursery:
+        async def attempt(way: Callable[[_Handshaken], Awaitable[None]]) -> None:
+            try:
+                await way(shaken)
+            except DHTError as err:
+                logger.debug("%s failed: %s", way.__name__, err)
+                self._errors.append(err)
+                if way == self._try_relay and self._paths.path is None:
+                    # A hole punch may be waiting for its turn, which makes sense with a relay only.
+                    self._seeking.deadline = trio.current_time() + PUNCH_TIMEOUT
 
-            def won(socket: int, address: Address) -> None:
-                if self._stream.socket is None and not self._stream.finished:
-                    self._connect_stream(shaken, socket, address)
-                nursery.cancel_scope.cancel()
+        self._errors.clear()
+        with self._seeking:
+            async with trio.open_nursery() as nursery:
+                for way in ways:
+                    nursery.start_soon(attempt, way)
+        self._decide()
 
-            async def early() -> None:
-                await self._early_arrived.wait()
-                if self._early is not None:
-                    won(*self._early)
-
-            async def try_paths() -> None:
-                async with trio.open_nursery() as paths:
-                    paths.start_soon(self._try_lan, shaken, won, failures)
-                    paths.start_soon(self._try_punch, shaken, won, failures)
-                nursery.cancel_scope.cancel()
-
-            nursery.start_soon(early)
-            nursery.start_soon(try_paths)
-        if self._stream.socket is not None:
-            return self._path
-        for failure in reversed(failures):
-            if isinstance(failure, ConnectError):
-                raise failure
-        if self._stream.finished:
-            raise PeerConnectionFailed("the peer broke the connection off at its start")
-        raise CannotHolepunch("no path to the peer was found") from (
-            failures[-1] if failures else None
+    async def _wait_for_peer(self, shaken: _Handshaken) -> None:
+        """We are open: the peer has our address and starts."""
+        await trio.sleep(PASSIVE_TIMEOUT)
+        raise HolepunchFailed(
+            "the peer did not reach us within 10 s, at an address that others reach us at: is a "
+            "firewall of its network in the way of UDP?"
         )
 
-    async def _try_lan(
-        self,
-        shaken: _Handshaken,
-        won: Callable[[int, Address], None],
-        failures: list[DHTError],
-    ) -> None:
+    async def _try_lan(self, shaken: _Handshaken) -> None:
         # Both sides have the same outside address: one network, or one machine.
-        if not self._local_connection or shaken.client_address[0] != shaken.server_address[0]:
+        if (
+            not self._options.local_connection
+            or shaken.client_address[0] != shaken.server_address[0]
+        ):
             return
         candidates = [a for a in shaken.payload.addresses4 if not is_reserved(a[0])]
-        if not candidates:
-            return
-        own = local_addresses(self._dht.sockets.local_address(SERVER))
-        address = match_address(own, candidates) or candidates[0]
-        try:
+        if candidates:
+            own = self._dht.local_addresses.all()
+            address = match_address(own, candidates) or candidates[0]
             await self._dht.node.ping(address)
-        except DHTError as err:
-            failures.append(err)
-        else:
-            won(SERVER, address)
+            self._paths.take(SERVER, address)
 
-    async def _try_punch(
-        self,
-        shaken: _Handshaken,
-        won: Callable[[int, Address], None],
-        failures: list[DHTError],
-    ) -> None:
+    async def _try_punch(self, shaken: _Handshaken) -> None:
+        record = PunchRecord()
+        self._record.punches += 1
         try:
             await punch_as_client(
                 self._dht,
@@ -330,46 +401,100 @@ class ConnectAttempt:
                 payload=shaken.payload,
                 node_address=shaken.node_address,
                 server_address=shaken.server_address,
-                connect=won,
+                connect=self._paths.take,
+                fast_open=self._options.fast_open,
+                has_relay=self._relay_through is not None or bool(shaken.payload.relay_through),
+                may_punch=self._options.holepunch,
+                record=record,
             )
-        except DHTError as err:
-            failures.append(err)
-        except OSError as err:
-            failures.append(CannotHolepunch(f"no socket for a hole punch: {err}"))
+        finally:
+            self._record.remote_firewall = record.remote_firewall or self._record.remote_firewall
 
-    def _connect_stream(self, shaken: _Handshaken, socket: int, address: Address) -> str:
-        assert shaken.payload.udx is not None
-        if self._stream.finished:
-            raise PeerConnectionFailed("the peer broke the connection off at its start")
-        self._stream.on_packet = None
-        self._stream.connect(socket, shaken.payload.udx.id, address)
-        if socket not in (SERVER, CLIENT):
-            self._path = "punched"
-        elif shaken.relayed and is_private(address[0]):
-            self._path = "lan"
-        else:
-            self._path = "direct"
-        return self._path
-
-    async def _open_connection(self, shaken: _Handshaken, path: str) -> Connection:
-        result = self._initiator.result()
+    async def _try_relay(self, shaken: _Handshaken) -> None:
+        # What the server says goes: it has to meet us there.
+        relay_through = shaken.payload.relay_through or self._relay_through
+        if relay_through is None:
+            return
+        self._record.relays += 1
         try:
-            connection = Connection(
+            with trio.fail_after(RELAY_TIMEOUT):
+                relay = await connect_through_relay(
+                    self._dht,
+                    relay_through.public_key,
+                    token=relay_through.token,
+                    is_initiator=relay_through is self._relay_through,
+                    stream_id=self._stream.core.local_id,
+                )
+        except trio.TooSlowError:
+            raise RelayAborted(
+                f"the peer did not come to the relay within {RELAY_TIMEOUT:g} s"
+            ) from None
+        self._paths.take_relayed(relay)
+
+    def _take_path(self, path: str) -> None:
+        if path != RELAYED:
+            self._seeking.cancel()
+        if self._connection is not None:
+            self._connection.set_path(path)
+            self._dht.connects.upgraded += 1
+            self._note_route(self._connection)
+        self._decide()
+
+    def _failure(self) -> DHTError:
+        """Why there is no path."""
+        if self._stream.finished:
+            return PeerConnectionFailed("the peer broke the connection off at its start")
+        relays = [error for error in self._errors if isinstance(error, RelayError)]
+        others = [error for error in self._errors if error not in relays]
+        # A hole punch tells more than a ping on the LAN that got no answer.
+        others.sort(key=lambda error: not isinstance(error, ConnectError))
+        if others and relays:
+            others[0].add_note(f"The relay was of no help either: {relays[0]}")
+        for error in others + relays:
+            if isinstance(error, ConnectError):
+                return error
+        error = CannotHolepunch("no path to the peer was found")
+        error.__cause__ = self._errors[0] if self._errors else None
+        return error
+
+    # -- the connection ---------------------------------------------------------------------------
+
+    async def _open_connection(self, shaken: _Handshaken) -> Connection:
+        result = self._initiator.result()
+        assert self._paths.path is not None
+        try:
+            connection = self._connection = Connection(
                 self._stream,
                 SecretStreamCore(result, random_bytes=self._dht.random_bytes),
                 public_key=self._key_pair.public_key,
                 remote_public_key=self._remote_public_key,
                 handshake_hash=result.handshake_hash,
                 is_initiator=True,
-                path=path,
+                path=self._paths.path,
+                opening=self._record,
             )
+            connection.when_closed(self._seeking.cancel)
+            connection.when_closed(self._paths.close)
             with trio.fail_after(PASSIVE_TIMEOUT):
                 await connection.opened()
         except trio.TooSlowError as err:
             raise PeerConnectionFailed("the peer answered the handshake but sends nothing") from err
         except trio.BrokenResourceError as err:
             raise PeerConnectionFailed("the peer broke the connection off at its start") from err
+        self._record.seconds = trio.current_time() - self._started_at
         self._dht.remember_relays(
             self._remote_public_key, shaken.payload.relay_addresses or [shaken.node_address]
         )
+        self._note_route(connection)
         return connection
+
+    def _note_route(self, connection: Connection) -> None:
+        assert self._handshaken is not None
+        udx = self._handshaken.payload.udx
+        if (
+            connection.path != RELAYED
+            and self._options.reusable_socket
+            and udx is not None
+            and udx.reusable_socket
+        ):
+            self._dht.routes.add(connection)

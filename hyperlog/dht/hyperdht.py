@@ -18,13 +18,14 @@ from typing import Final, NoReturn, TypeVar
 import trio
 
 from hyperlog.dht import discovery, storage
+from hyperlog.dht.acceptance import AcceptOptions
 from hyperlog.dht.commandcounts import CommandStatistics, command_statistics
 from hyperlog.dht.commands import router as routing
 from hyperlog.dht.commands.messages import Peer
 from hyperlog.dht.commands.router import Router
 from hyperlog.dht.commands.store import SERVED, Store
 from hyperlog.dht.compact import Address
-from hyperlog.dht.connect import ConnectAttempt
+from hyperlog.dht.connect import ConnectAttempt, ConnectCounts, ConnectOptions, ConnectStatistics
 from hyperlog.dht.connection import Connection
 from hyperlog.dht.constants import (
     BOOTSTRAP_NODES,
@@ -40,10 +41,14 @@ from hyperlog.dht.errors import (
 from hyperlog.dht.holepunch.punches import Punches, PunchStatistics
 from hyperlog.dht.interfaces import local_addresses
 from hyperlog.dht.keys import KeyPair, generic_hash
+from hyperlog.dht.lan import LocalAddresses
 from hyperlog.dht.listener import Admit, Firewall, Listener, ListenerStatistics
 from hyperlog.dht.memory import MemoryStatistics, ReceiveMemory
 from hyperlog.dht.node import IncomingRequest, RPCNode, RPCStatistics
+from hyperlog.dht.paths import RelayChoice
 from hyperlog.dht.publickey import decode_public_key
+from hyperlog.dht.punchsockets import MayPunch
+from hyperlog.dht.routes import Routes
 from hyperlog.dht.sockets import SERVER, Sockets, SocketsStatistics
 from hyperlog.dht.storage import ImmutableValue, MutableValue, StoredImmutable, StoredMutable
 from hyperlog.dht.streams import UDXStream
@@ -73,6 +78,8 @@ class DHTStatistics:
     """requests of others by the name of the command; "UNKNOWN" for all that no node knows"""
     sockets: SocketsStatistics
     memory: MemoryStatistics
+    connects: ConnectStatistics
+    """What became of calls of `connect`."""
     punches: PunchStatistics
     listeners: tuple[ListenerStatistics, ...]
 
@@ -96,6 +103,12 @@ class DHT:
         self.random_bytes = random_bytes
         self.memory = ReceiveMemory()
         """What the connections that listeners accept may hold."""
+        self.local_addresses = LocalAddresses(sockets)
+        """Where peers on our own network reach us."""
+        self.routes = Routes(sockets)
+        """Ways that can be gone again."""
+        self.connects = ConnectCounts()
+        """What became of our own calls of `connect`."""
         self.punches = Punches()
         """What all hole punches of this node share."""
         self._router = Router()
@@ -131,6 +144,7 @@ class DHT:
             commands=command_statistics(self.node.tallies),
             sockets=self.sockets.statistics(),
             memory=self.memory.statistics(),
+            connects=self.connects.statistics(),
             punches=self.punches.statistics(),
             listeners=tuple(listener.statistics() for listener in self._listeners.values()),
         )
@@ -143,16 +157,31 @@ class DHT:
         *,
         key_pair: KeyPair | None = None,
         relay_addresses: Sequence[Address] = (),
+        relay_through: RelayChoice = None,
         local_connection: bool = True,
+        fast_open: bool = True,
+        reusable_socket: bool = False,
+        holepunch: MayPunch | None = None,
     ) -> Connection:
         """Open an encrypted connection to the holder of a public key.
 
         The key is 32 bytes, 64 hexadecimal digits, z-base-32, or a HyperDHT address with nodes in
-        it that go for `relay_addresses`; see publickey.py.
+        it that go for `relay_addresses`; see publickey.py. Limit the time by a cancel scope; by
+        itself an attempt ends after about 20 s, or 50 s where NATs use random ports.
 
-        `relay_addresses` are nodes known to reach the peer, or the peer's own node; they are tried
-        beside the search. `local_connection=False` keeps LAN addresses out of it. Limit the time by
-        a cancel scope; by itself an attempt ends after about 20 s.
+        Args:
+            key_pair: whom the peer gets to see; the node's own by default.
+            relay_addresses: nodes known to reach the peer, or the peer's own node; they are tried
+                beside the search.
+            relay_through: the key of a relay to go through until there is a direct way, several to
+                choose one of, or a callable that gives either. What the peer's side names goes
+                before it.
+            local_connection: False keeps LAN addresses out of it.
+            fast_open: False leaves the first probe of a hole punch to its second round.
+            reusable_socket: keep the way for the next connection, if the peer says the same, and
+                go a way that was kept. It outlives its last connection by 3 s.
+            holepunch: called with the NATs of the peer and of us (FIREWALL_*) and the addresses of
+                both before a hole is punched; False leaves it to the other ways.
 
         Raises:
             LocalProtocolError: that is no public key.
@@ -161,20 +190,31 @@ class DHT:
         """
         self._check_running()
         public_key, named = decode_public_key(remote_public_key)
-        known = list(relay_addresses) or named or self._relay_cache.get(public_key, [])
-        attempt = ConnectAttempt(
-            self,
-            public_key,
-            key_pair or self.key_pair,
-            relay_addresses=known,
+        options = ConnectOptions(
+            relay_addresses=list(relay_addresses) or named or self._known_relays(public_key),
+            relay_through=relay_through,
             local_connection=local_connection,
+            fast_open=fast_open,
+            reusable_socket=reusable_socket,
+            holepunch=holepunch,
         )
+        attempt = ConnectAttempt(self, public_key, key_pair or self.key_pair, options)
         try:
-            return await attempt.run()
+            connection = await attempt.run()
         except DHTError as err:
             if self._closed:  # that it found nobody says nothing then
                 raise NodeDestroyed("the node was closed meanwhile") from err
+            self.connects.note_failed(err)
             raise
+        self.connects.note_opened(connection)
+        return connection
+
+    def _known_relays(self, public_key: bytes) -> list[Address]:
+        """Nodes that reach a peer as far as we remember, or know as a node ourselves."""
+        route = self._router.get(generic_hash(public_key), trio.current_time())
+        if route is not None and route.relay is not None:
+            return [route.relay]
+        return self._relay_cache.get(public_key, [])
 
     def _check_running(self) -> None:
         if self._closed:
@@ -187,15 +227,26 @@ class DHT:
         firewall: Firewall | None = None,
         admit: Admit | None = None,
         share_local_address: bool = True,
+        relay_through: RelayChoice = None,
+        reusable_socket: bool = False,
+        holepunch: MayPunch | bool = True,
     ) -> Listener:
         """Accept connections to a key pair (default: the node's own); announcing goes on behind.
 
-        Returns at once; `Listener.wait_announced` tells when the record is out. `firewall` is
-        called with remote public key, payload and address of every handshake; True refuses in
-        silence. Finding those out takes 0.2 ms, so that before it `admit` is called: with the
-        client's address as far as it is known, and with that of the node that relayed the handshake
-        or None. False drops the handshake; an honest client sends it again. Both addresses may be
-        forged.
+        Returns at once; `Listener.wait_announced` tells when the record is out.
+
+        Args:
+            firewall: called with remote public key, payload and address of every handshake; True
+                refuses in silence.
+            admit: finding those out takes 0.2 ms, so that before it this is called: with the
+                client's address as far as it is known, and with that of the node that relayed the
+                handshake or None. False drops the handshake; an honest client sends it again. Both
+                addresses may be forged.
+            share_local_address: False keeps our LAN addresses to ourselves.
+            relay_through: the key of a relay that clients behind a NAT go through until there is a
+                direct way; as in `connect`, and before what the client names.
+            reusable_socket: keep the ways of connections for the next ones; as in `connect`.
+            holepunch: as in `connect`; False alone leaves it to the other ways altogether.
 
         Raises:
             NodeDestroyed: the node is closed.
@@ -211,7 +262,12 @@ class DHT:
             pair,
             firewall=firewall,
             admit=admit,
-            share_local_address=share_local_address,
+            options=AcceptOptions(
+                share_local_address=share_local_address,
+                relay_through=relay_through,
+                reusable_socket=reusable_socket,
+                holepunch=holepunch,
+            ),
         )
         self._listeners[target] = listener
         self._router.add_local(target, Peer(pair.public_key, []).encode())

@@ -7,38 +7,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import trio
 
+from hyperlog.dht.acceptance import Acceptance, AcceptOptions
 from hyperlog.dht.announcer import Announcer
+from hyperlog.dht.budgets import SourceBudgets
 from hyperlog.dht.commands.handshake import HandshakeResponder
-from hyperlog.dht.commands.messages import (
-    Handshake,
-    Holepunch,
-    HolepunchInfo,
-    NoisePayload,
-    UDXInfo,
-)
+from hyperlog.dht.commands.messages import Handshake, Holepunch, NoisePayload
 from hyperlog.dht.commands.router import answer_handshake
 from hyperlog.dht.compact import Address
 from hyperlog.dht.connection import Connection
-from hyperlog.dht.constants import (
-    ERROR_ABORTED,
-    ERROR_NONE,
-    ERROR_VERSION_MISMATCH,
-    FIREWALL_OPEN,
-    FIREWALL_UNKNOWN,
-)
 from hyperlog.dht.errors import RemoteProtocolError
-from hyperlog.dht.holepuncher import ServerPunch
-from hyperlog.dht.interfaces import is_private, local_addresses, match_address
+from hyperlog.dht.handshakes import HandshakeTable
 from hyperlog.dht.keys import KeyPair
-from hyperlog.dht.memory import UNPROVED_WINDOW
-from hyperlog.dht.noise.secretstream import SecretStreamCore
-from hyperlog.dht.sockets import CLIENT, SERVER
-from hyperlog.dht.streams import UDXStream
 
 if TYPE_CHECKING:
     from hyperlog.dht.hyperdht import DHT
@@ -54,30 +38,18 @@ Firewall = Callable[[bytes, NoisePayload, Address], bool]
 Admit = Callable[[Address, Address | None], bool]
 """admit(client, relay): False drops a handshake of which nothing else is known yet."""
 
-MAX_HANDSHAKES: Final = 1024  # remembered at a time
-MAX_PUNCHES: Final = 128  # at a time; each holds a socket
-HANDSHAKE_MEMORY: Final = 10.0  # s, hyperdht lib/server.js HANDSHAKE_CLEAR_WAIT and INITIAL_TIMEOUT
-MAX_ACCEPT_QUEUE: Final = 128  # open connections that nobody has accepted yet
+MAX_PUNCHES: Final = 256  # at a time; each holds a socket
+MAX_ACCEPT_QUEUE: Final = 256  # open connections that nobody has accepted yet
 OPEN_TIMEOUT: Final = 10.0  # s from the first packet to the peer's hello
 
-
-@dataclass(slots=True)
-class _Handshake:
-    """One first message, its answer, and the stream that waits for the peer."""
-
-    expires_at: float
-    noise: bytes | None = None
-    """our answer; None when the firewall refused"""
-    stream: UDXStream | None = None
-    """None once connected"""
-    punch: ServerPunch | None = None
-    replies_from_punch: bool = False
-    """whether to answer from the hole punch's socket, not from the one asked"""
-    number: int | None = None
-    """None when the firewall refused"""
-    connect: Callable[[int, Address], None] | None = None
-    opening: Connection | None = None
-    """waits for the peer's hello"""
+# Computing a handshake takes half a millisecond. What one host may take of that is a twentieth in
+# the long run; a node that passes on the handshakes of many clients may take a fifth.
+CLIENT_RATE: Final = 100.0  # handshakes a second
+CLIENT_BURST: Final = 500
+NODE_RATE: Final = 400.0
+NODE_BURST: Final = 2000
+HOLEPUNCH_RATE: Final = 400.0  # messages a second, by the host that they come from
+HOLEPUNCH_BURST: Final = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +60,8 @@ class ListenerStatistics:
     """that were computed"""
     held_off: int
     """before that, by `admit`; their senders try again"""
+    over_budget: int
+    """handshakes and hole punch messages of a host that had sent too many; they are dropped"""
     refused: int
     """by the firewall"""
     dropped: int
@@ -101,19 +75,11 @@ class ListenerStatistics:
 class _Counts:
     handshakes: int = 0
     held_off: int = 0
+    over_budget: int = 0
     refused: int = 0
     dropped: int = 0
     failed: int = 0
     accepted: int = 0
-
-
-@dataclass(slots=True)
-class _Table:
-    """Handshakes by first message and by number; the number is what hole punch messages carry."""
-
-    by_noise: dict[bytes, _Handshake] = field(default_factory=dict)
-    by_number: dict[int, _Handshake] = field(default_factory=dict)
-    next_number: int = 0
 
 
 class Listener(trio.abc.Listener[Connection]):
@@ -126,15 +92,18 @@ class Listener(trio.abc.Listener[Connection]):
         *,
         firewall: Firewall | None,
         admit: Admit | None,
-        share_local_address: bool,
+        options: AcceptOptions,
     ) -> None:
         self.key_pair = key_pair
         self.announcer = Announcer(dht.node, key_pair)
         self._dht = dht
         self._firewall = firewall
         self._admit = admit
-        self._share_local_address = share_local_address
-        self._table = _Table()
+        self._options = options
+        self._handshakes: HandshakeTable[Acceptance] = HandshakeTable()
+        self._client_budgets = SourceBudgets(CLIENT_RATE, CLIENT_BURST)
+        self._node_budgets = SourceBudgets(NODE_RATE, NODE_BURST)
+        self._holepunch_budgets = SourceBudgets(HOLEPUNCH_RATE, HOLEPUNCH_BURST)
         self._counts = _Counts()
         self._announced = trio.Event()
         self._scope = trio.CancelScope()
@@ -158,6 +127,7 @@ class Listener(trio.abc.Listener[Connection]):
             announced_to=len(self.announcer.relays),
             handshakes=counts.handshakes,
             held_off=counts.held_off,
+            over_budget=counts.over_budget,
             refused=counts.refused,
             dropped=counts.dropped,
             failed=counts.failed,
@@ -173,6 +143,7 @@ class Listener(trio.abc.Listener[Connection]):
                 async with trio.open_nursery() as nursery:
                     self._nursery = nursery
                     nursery.start_soon(self._expire_loop)
+                    nursery.start_soon(self._dht.local_addresses.check)
                     task_status.started()
                     await nursery.start(self.announcer.run)
                     self._announced.set()
@@ -181,8 +152,8 @@ class Listener(trio.abc.Listener[Connection]):
             self._announced.set()
             self._send.close()
             self._abort_unaccepted()
-            for handshake in self._table.by_noise.values():
-                self._drop(handshake)
+            for handshake in self._handshakes:
+                handshake.drop()
             with trio.CancelScope(shield=True):
                 await self.announcer.withdraw()
             self._stopped.set()
@@ -224,43 +195,32 @@ class Listener(trio.abc.Listener[Connection]):
     async def _expire_loop(self) -> None:
         while True:
             await trio.sleep(1.0)
-            now = trio.current_time()
-            for noise, handshake in list(self._table.by_noise.items()):
-                punching = handshake.punch is not None and handshake.punch.active
-                if handshake.expires_at <= now and not punching:
-                    self._forget(noise)
-
-    def _forget(self, noise: bytes) -> None:
-        handshake = self._table.by_noise.pop(noise)
-        if handshake.number is not None:
-            self._table.by_number.pop(handshake.number, None)
-        self._drop(handshake)
-
-    @staticmethod
-    def _drop(handshake: _Handshake) -> None:
-        if handshake.opening is not None:
-            handshake.opening.abort()
-        if handshake.punch is not None:
-            handshake.punch.close()
-        if handshake.stream is not None:
-            handshake.stream.destroy()
-            handshake.stream = None
+            self._handshakes.expire(trio.current_time())
+            if self._dht.local_addresses.unchecked:
+                await self._dht.local_addresses.check()
 
     # -- handshakes -------------------------------------------------------------------------------
 
     def deliver(self, message: Handshake | Holepunch, request: IncomingRequest) -> None:
         """Take a message for our key, straight from a client or through a node."""
-        if self._closing:
+        if self._closing or self._nursery is None:
             return
         if isinstance(message, Handshake):
             self._on_handshake(message, request)
+        elif self._holepunch_budgets.take(request.address[0], trio.current_time()):
+            handshake = self._handshakes.numbered(message.id)
+            if handshake is not None:
+                handshake.receive_holepunch(message, request)
         else:
-            self._on_holepunch(message, request)
+            self._counts.over_budget += 1
 
     def _on_handshake(self, message: Handshake, request: IncomingRequest) -> None:
         # A client sends the same bytes through several nodes: one handshake, one answer.
-        handshake = self._table.by_noise.get(message.noise)
+        handshake = self._handshakes.find(message.noise)
         if handshake is None:
+            if not self._affords(message, request):
+                self._counts.over_budget += 1
+                return
             if not self._admits(message, request):
                 self._counts.held_off += 1
                 return
@@ -270,76 +230,26 @@ class Listener(trio.abc.Listener[Connection]):
                 self._counts.failed += 1
                 logger.debug("handshake from %s:%d dropped: %s", *request.address, err.code)
                 return
-            if len(self._table.by_noise) >= MAX_HANDSHAKES:
-                # Refusing the new one would let a flood keep everybody out. Honest peers are quick:
-                # the oldest has had its time.
+            if not self._handshakes.add(message.noise, handshake):
                 self._counts.dropped += 1
-                self._forget(next(iter(self._table.by_noise)))
-            self._table.by_noise[message.noise] = handshake
+        handshake.messages += 1
         if handshake.noise is not None:
-            punch = handshake.punch if handshake.replies_from_punch else None
             self._dht.perform(
                 request,
                 answer_handshake(message, handshake.noise, request.address),
-                socket=punch.socket if punch is not None and punch.active else None,
+                socket=handshake.reply_socket,
             )
-        if handshake.connect is not None:
-            connect, handshake.connect = handshake.connect, None
-            self._open_now(connect, message, request)
+            handshake.connect_now(message, request)
 
-    def _open_now(
-        self,
-        connect: Callable[[int, Address], None],
-        message: Handshake,
-        request: IncomingRequest,
-    ) -> None:
-        if message.peer_address is None:
-            connect(request.socket, request.address)
-        else:
-            connect(self._dht.node.request_socket, message.peer_address)
-
-    def _shake_hands(self, message: Handshake, request: IncomingRequest) -> _Handshake:
-        self._counts.handshakes += 1
+    def _affords(self, message: Handshake, request: IncomingRequest) -> bool:
         now = trio.current_time()
-        handshake = _Handshake(expires_at=now + HANDSHAKE_MEMORY)
-        responder = HandshakeResponder(self.key_pair, self._dht.random_bytes)
-        payload = responder.receive_untrusted(message.noise)
-        client_address = message.peer_address or request.address
-        if self._refuses(responder.remote_public_key, payload, client_address):
-            self._counts.refused += 1
-            return handshake
-        if payload.version != 1:
-            error = ERROR_VERSION_MISMATCH
-        elif payload.udx is None:
-            error = ERROR_ABORTED
-        else:
-            error = ERROR_NONE
-        own = self._dht.remote_address()
-        stream = self._dht.create_stream(UNPROVED_WINDOW) if error == ERROR_NONE else None
-        handshake.number = self._table.next_number
-        self._table.next_number = (self._table.next_number + 1) & 0xFFFFFFFF
-        self._table.by_number[handshake.number] = handshake
-        addresses = [own] if own is not None else []
-        if self._share_local_address:
-            addresses += local_addresses(self._dht.sockets.local_address(SERVER))
-        handshake.noise = responder.send(
-            NoisePayload(
-                error=error,
-                firewall=FIREWALL_OPEN if own is not None else FIREWALL_UNKNOWN,
-                holepunch=None
-                if own is not None
-                else HolepunchInfo(handshake.number, list(self.announcer.relays)),
-                addresses4=addresses,
-                udx=UDXInfo(id=stream.core.local_id if stream is not None else 0),
-                secret_stream=True,
-                relay_addresses=list(self.announcer.relay_addresses) or None,
-            )
+        host = request.address[0]
+        if message.peer_address is None:
+            return self._client_budgets.take(host, now)
+        # The client's address is what the node says; the node's own is a little harder to forge.
+        return self._node_budgets.take(host, now) and self._client_budgets.take(
+            message.peer_address[0], now
         )
-        if stream is None:
-            return handshake
-        handshake.stream = stream
-        self._prepare_stream(handshake, responder, payload, message, request)
-        return handshake
 
     def _admits(self, message: Handshake, request: IncomingRequest) -> bool:
         if self._admit is None:
@@ -352,6 +262,29 @@ class Listener(trio.abc.Listener[Connection]):
             logger.exception("the admit callback failed; the handshake is dropped")
             return False
 
+    def _shake_hands(self, message: Handshake, request: IncomingRequest) -> Acceptance:
+        assert self._nursery is not None  # deliver has looked
+        self._counts.handshakes += 1
+        responder = HandshakeResponder(self.key_pair, self._dht.random_bytes)
+        payload = responder.receive_untrusted(message.noise)
+        handshake = Acceptance(
+            self._dht,
+            self._nursery,
+            self.announcer,
+            self._options,
+            public_key=self.public_key,
+            responder=responder,
+            payload=payload,
+            on_connection=self._start_connection,
+        )
+        client_address = message.peer_address or request.address
+        if self._refuses(responder.remote_public_key, payload, client_address):
+            self._counts.refused += 1
+            return handshake
+        self._make_room_for_punch()
+        handshake.answer(self._handshakes.number(handshake), message, request)
+        return handshake
+
     def _refuses(self, key: bytes, payload: NoisePayload, address: Address) -> bool:
         if self._firewall is None:
             return False
@@ -362,116 +295,30 @@ class Listener(trio.abc.Listener[Connection]):
             logger.exception("the firewall callback failed; the peer is refused")
             return True
 
-    def _prepare_stream(
-        self,
-        handshake: _Handshake,
-        responder: HandshakeResponder,
-        payload: NoisePayload,
-        message: Handshake,
-        request: IncomingRequest,
-    ) -> None:
-        stream = handshake.stream
-        udx = payload.udx
-        assert stream is not None
-        assert udx is not None
-        direct = message.peer_address is None
-
-        def connect(socket: int, address: Address) -> None:
-            if handshake.stream is None:
-                return  # connected already
-            handshake.stream = None
-            handshake.expires_at = trio.current_time() + HANDSHAKE_MEMORY
-            stream.on_packet = None
-            stream.connect(socket, udx.id, address)
-            if socket not in (SERVER, CLIENT):
-                path = "punched"
-            else:
-                path = "lan" if not direct and is_private(address[0]) else "direct"
-            if handshake.punch is not None:
-                handshake.punch.close(through=socket)
-                handshake.punch = None
-            self._start_connection(handshake, stream, responder, path)
-
-        stream.on_packet = connect
-        if direct or payload.firewall == FIREWALL_OPEN:
-            handshake.connect = connect
-            return
-        if self._dht.remote_address() is not None:
-            return  # we are open: the client starts
-        if self._nursery is None:
-            return
-        self._make_room_for_punch()
-        try:
-            handshake.punch = ServerPunch(
-                self._dht,
-                self._nursery,
-                secret=responder.holepunch_secret,
-                remote_firewall=payload.firewall,
-                is_relay=self.announcer.is_relay,
-            )
-        except OSError as err:
-            logger.warning("no socket for a hole punch: %s", err)
-            return
-        # The relaying node then reports the puncher's NAT mapping to the client.
-        handshake.replies_from_punch = not self._on_same_network(payload, message, request)
-
     def _make_room_for_punch(self) -> None:
-        punching = [other for other in self._table.by_noise.values() if other.punch is not None]
+        punching = [other for other in self._handshakes if other.punching]
         if len(punching) >= MAX_PUNCHES:
             # As with handshakes. The oldest peer may still reach us on the same network.
-            oldest = punching[0]
-            assert oldest.punch is not None
-            oldest.punch.close()
-            oldest.punch = None
-
-    def _on_same_network(
-        self, payload: NoisePayload, message: Handshake, request: IncomingRequest
-    ) -> bool:
-        if not self._share_local_address or message.peer_address is None:
-            return False
-        if message.peer_address[0] != request.to[0]:
-            return False
-        private = [address for address in payload.addresses4 if is_private(address[0])]
-        own = local_addresses(self._dht.sockets.local_address(SERVER))
-        return match_address(own, private) is not None
-
-    def _on_holepunch(self, message: Holepunch, request: IncomingRequest) -> None:
-        handshake = self._table.by_number.get(message.id)
-        if handshake is None:
-            return
-        if handshake.punch is not None:
-            handshake.punch.receive(message, request)
+            punching[0].end_punch()
 
     # -- connections ------------------------------------------------------------------------------
 
-    def _start_connection(
-        self, handshake: _Handshake, stream: UDXStream, responder: HandshakeResponder, path: str
-    ) -> None:
+    def _start_connection(self, handshake: Acceptance, connection: Connection) -> None:
         if self._nursery is None:
-            stream.destroy()
+            connection.abort()
             return
-        result = responder.result()
-        connection = Connection(
-            stream,
-            SecretStreamCore(result, random_bytes=self._dht.random_bytes),
-            public_key=self.public_key,
-            remote_public_key=responder.remote_public_key,
-            handshake_hash=result.handshake_hash,
-            is_initiator=False,
-            path=path,
-        )
         self._dht.memory.add(connection, trio.current_time())
         handshake.opening = connection
         self._nursery.start_soon(self._hand_over, handshake, connection)
 
-    async def _hand_over(self, handshake: _Handshake, connection: Connection) -> None:
+    async def _hand_over(self, handshake: Acceptance, connection: Connection) -> None:
         """Give the connection to `accept` once the peer's hello has come."""
         opened = False
         try:
             with trio.fail_after(OPEN_TIMEOUT):
                 await connection.opened()
                 opened = True
-                handshake.opening = None
+                handshake.note_opened()
                 await self._send.send(connection)
         except trio.TooSlowError:
             if opened:

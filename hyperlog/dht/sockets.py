@@ -92,6 +92,7 @@ class Sockets:
     ) -> None:
         self._sockets: dict[int, DatagramSocket] = {SERVER: server, CLIENT: client}
         self._references: dict[int, int] = {}
+        self._reusable: set[int] = set()
         self._factory = factory
         self._next_socket = 2
         self._lingering = 0
@@ -190,11 +191,28 @@ class Sockets:
             raise RuntimeError("the node is not running")
         index = self._next_socket
         self._next_socket += 1
-        self._sockets[index] = self._factory(self.local_address(CLIENT)[0], 0)
+        self._sockets[index] = self.bind(self.local_address(CLIENT)[0])
         self._references[index] = 1
         self.on_probe[index] = on_probe
         self._nursery.start_soon(self._receive_loop, index)
         return index
+
+    def bind(self, host: str) -> DatagramSocket:
+        """A socket on any free port, for the caller alone: nothing of it is dispatched here.
+
+        Raises:
+            OSError: `host` is not an address of this machine, or there are too many sockets.
+        """
+        return self._factory(host, 0)
+
+    def is_open(self, socket: int) -> bool:
+        """Whether the socket can be sent from: a pool socket may have been closed."""
+        return socket in self._sockets
+
+    def set_reusable(self, socket: int) -> None:
+        """Let a pool socket linger after its last user: another connection may go the same way."""
+        if socket in self._references:
+            self._reusable.add(socket)
 
     def hold(self, socket: int) -> None:
         """Keep a pool socket open for one more user; no effect on the node's own two."""
@@ -211,21 +229,28 @@ class Sockets:
             return
         self._references[socket] -= 1
         if self._references[socket] == 0:
+            linger = linger or socket in self._reusable
             if linger and self._nursery is not None and self._lingering < MAX_LINGERING:
                 self._references[socket] = 1
                 self._lingering += 1
                 self._nursery.start_soon(self._release_later, socket)
-                return
-            del self._references[socket]
-            self.on_probe.pop(socket, None)
-            sock = self._sockets.pop(socket, None)
-            if sock is not None:
-                sock.close()  # which ends its receive loop
+            else:
+                self._close_pool_socket(socket)
 
     async def _release_later(self, socket: int) -> None:
         await trio.sleep(LINGER)
         self._lingering -= 1
-        self.release(socket)
+        self._references[socket] -= 1
+        if self._references[socket] == 0:  # nobody else has come meanwhile
+            self._close_pool_socket(socket)
+
+    def _close_pool_socket(self, socket: int) -> None:
+        del self._references[socket]
+        self._reusable.discard(socket)
+        self.on_probe.pop(socket, None)
+        sock = self._sockets.pop(socket, None)
+        if sock is not None:
+            sock.close()  # which ends its receive loop
 
     def statistics(self) -> SocketsStatistics:
         return SocketsStatistics(

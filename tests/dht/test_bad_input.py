@@ -16,7 +16,8 @@ from hyperlog.dht import KeyPair, PeerConnectionFailed, PeerNotFound
 from hyperlog.dht.commands.handshake import HandshakeInitiator
 from hyperlog.dht.commands.messages import Handshake, NoisePayload, UDXInfo
 from hyperlog.dht.constants import FROM_CLIENT, FROM_RELAY, PEER_HANDSHAKE
-from hyperlog.dht.listener import MAX_HANDSHAKES, MAX_PUNCHES, OPEN_TIMEOUT
+from hyperlog.dht.handshakes import MAX_HANDSHAKES
+from hyperlog.dht.listener import MAX_PUNCHES, OPEN_TIMEOUT
 from hyperlog.dht.rpc.messages import Request, decode_untrusted
 from hyperlog.dht.sockets import CLIENT, SERVER
 from tests.dht.peers import sim_dht
@@ -34,10 +35,10 @@ class Tap:
         self._host = host
         network.transmit = self._note
 
-    def _note(self, source, data, destination):
+    def _note(self, source, data, destination, ttl):
         if source[0] == self._host:
             self.sent.append((data, destination))
-        self._transmit(source, data, destination)
+        self._transmit(source, data, destination, ttl)
 
     def requests(self, command):
         """The dht-rpc requests of this command among what was sent."""

@@ -1,0 +1,75 @@
+"""Service: our addresses on our own network, which peers there may use as a short cut.
+
+Source: hyperdht index.js `validateLocalAddresses`, lib/holepuncher.js `localAddresses`;
+docs/protocol/hyperdht.md section 9.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+import trio
+
+from hyperlog.dht.compact import Address
+from hyperlog.dht.interfaces import local_addresses
+from hyperlog.dht.sockets import SERVER, Sockets
+
+__all__ = ["LocalAddresses"]
+
+logger = logging.getLogger("hyperlog.dht.lan")
+
+CHECK_TIMEOUT: Final = 0.5  # s for one byte to come back
+MAX_HOSTS: Final = 64  # of this machine whose check is remembered
+
+
+class LocalAddresses:
+    """The addresses of the server socket on the networks that this machine is part of."""
+
+    def __init__(self, sockets: Sockets) -> None:
+        self._sockets = sockets
+        self._works: dict[str, bool] = {}
+
+    def all(self) -> list[Address]:
+        """Every interface's; loopback's when there is no other."""
+        return local_addresses(self._sockets.local_address(SERVER))
+
+    def usable(self) -> list[Address]:
+        """Those that `check` has not found dead."""
+        return [address for address in self.all() if self._works.get(address[0], True)]
+
+    @property
+    def unchecked(self) -> bool:
+        """Whether there is one that `check` has not seen yet."""
+        return any(host not in self._works for host, _ in self.all())
+
+    def forget(self) -> None:
+        """The network has changed: check again."""
+        self._works.clear()
+
+    async def check(self) -> None:
+        """Find out which of them lead to this machine, within half a second.
+
+        An interface of a virtual machine or of a VPN may have an address that swallows everything,
+        and a peer that tries such an address waits in vain.
+        """
+        async with trio.open_nursery() as nursery:
+            for host, _ in self.all():
+                if host not in self._works and len(self._works) < MAX_HOSTS:
+                    self._works[host] = True  # until the opposite is known
+                    nursery.start_soon(self._check, host)
+
+    async def _check(self, host: str) -> None:
+        try:
+            sock = self._sockets.bind(host)
+        except OSError as err:
+            logger.debug("no socket on one of our addresses: %s", err)
+            self._works[host] = False
+            return
+        try:
+            sock.send(b"\0", sock.local_address)
+            with trio.move_on_after(CHECK_TIMEOUT) as scope:
+                await sock.wait_readable()
+            self._works[host] = not scope.cancelled_caught
+        finally:
+            sock.close()
