@@ -15,7 +15,7 @@ from typing import Final
 
 from hyperlog.dht.compact import Address
 
-__all__ = ["is_bogon", "is_reserved", "local_addresses", "match_address"]
+__all__ = ["interface_hosts", "is_bogon", "is_reserved", "local_addresses", "match_address"]
 
 SIOCGIFADDR: Final = 0x8915  # linux/sockios.h: the IPv4 address of an interface
 
@@ -77,11 +77,12 @@ def local_addresses(bound: Address) -> list[Address]:
     host, port = bound
     if host != "0.0.0.0":
         return [bound]
-    hosts = _interface_hosts()
+    hosts = interface_hosts()
     return [(host, port) for host in hosts] or [("127.0.0.1", port)]
 
 
-def _interface_hosts() -> list[str]:
+def interface_hosts() -> list[str]:
+    """The IPv4 addresses of this machine, loopback left out; empty without a network."""
     if sys.platform == "linux":
         hosts = _linux_hosts()
     else:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import trio
 
 from hyperlog.dht.compact import Address
-from hyperlog.dht.errors import DHTError, RequestDestroyed, TooFewNodes
+from hyperlog.dht.errors import DHTError, TooFewNodes
 from hyperlog.dht.rpc.query import MAX_SEEN, Query, Reply
 
 __all__ = ["QueryReplies", "QueryResult", "commit_to_all"]
@@ -31,7 +31,7 @@ class QueryReplies:
 
     def __init__(self) -> None:
         self._send, self._receive = trio.open_memory_channel[Reply](MAX_SEEN)
-        self._destroyed = False
+        self._error: DHTError | None = None
         self.result: QueryResult | None = None
         """Set when the iteration has ended."""
 
@@ -42,8 +42,8 @@ class QueryReplies:
         try:
             return await self._receive.receive()
         except trio.EndOfChannel:
-            if self._destroyed:
-                raise RequestDestroyed("the node was closed during the query") from None
+            if self._error is not None:
+                raise self._error from None
             raise StopAsyncIteration from None
 
     def put(self, reply: Reply) -> None:
@@ -60,9 +60,9 @@ class QueryReplies:
         )
         self._send.close()
 
-    def destroy(self) -> None:
-        """No more replies: the node closes, and calls this."""
-        self._destroyed = True
+    def destroy(self, error: DHTError) -> None:
+        """No more replies: the node ends or pauses, and calls this."""
+        self._error = error
         self._send.close()
 
     def close(self) -> None:

@@ -9,18 +9,23 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import islice
-from typing import Final
 
 import trio
 
 from hyperlog.dht.compact import Address
 from hyperlog.dht.constants import BOOTSTRAP_NODES
-from hyperlog.dht.errors import RequestDestroyed, RequestTimeout
+from hyperlog.dht.errors import (
+    DHTError,
+    LocalProtocolError,
+    RequestDestroyed,
+    RequestSuspended,
+    RequestTimeout,
+)
+from hyperlog.dht.incomingrequest import IncomingRequest
 from hyperlog.dht.lookups import QueryReplies, QueryResult, commit_to_all
 from hyperlog.dht.resolver import known_addresses, resolve
 from hyperlog.dht.rpc.core import QUERY_RETRIES, SERVER_SOCKET, RPCCore
@@ -37,11 +42,13 @@ from hyperlog.dht.rpc.events import (
     RequestReceived,
     RunningQuery,
 )
-from hyperlog.dht.rpc.messages import PING, UNKNOWN_COMMAND, Response
+from hyperlog.dht.rpc.messages import DELAYED_PING, PING, UNKNOWN_COMMAND, Response
 from hyperlog.dht.rpc.query import DEFAULT_CONCURRENCY, Reply
 from hyperlog.dht.rpc.requests import DEFAULT_RETRIES, DEFAULT_TIMEOUT, PendingRequest
+from hyperlog.dht.rpc.responder import DELAY_MS, MAX_PING_DELAY
 from hyperlog.dht.rpc.tally import Tallies
 from hyperlog.dht.sockets import Sockets
+from hyperlog.dht.surroundings import Surroundings
 
 __all__ = [
     "IncomingRequest",
@@ -53,84 +60,6 @@ __all__ = [
 ]
 
 logger = logging.getLogger("hyperlog.dht.node")
-
-SLEPT_OVER: Final = 15.0  # s that the wall clock may gain on trio's clock before we call it sleep
-
-
-class IncomingRequest:
-    """A user command from another node; answer it once, now or later, or not at all."""
-
-    __slots__ = (
-        "_clock",
-        "_core",
-        "_event",
-        "_pump",
-        "address",
-        "command",
-        "id",
-        "socket",
-        "target",
-        "to",
-        "token",
-        "value",
-    )
-
-    def __init__(self, node: RPCNode, event: RequestReceived) -> None:
-        request = event.request
-        self._core = node._core
-        self._clock = node._clock
-        self._pump = node._pump
-        self._event = event
-        self.address = event.address
-        self.socket = event.socket
-        """local socket that it came in on"""
-        self.command = request.command
-        self.target = request.target
-        self.value = request.value
-        self.token = request.token
-        """proven when present: the requester does receive packets at its host"""
-        self.to = request.to
-        """our address as the requester sees it"""
-        self.id = request.id
-        """the requester's node id, proven, or None"""
-
-    def reply(
-        self,
-        value: bytes | None,
-        *,
-        error: int = 0,
-        token: bool = True,
-        closer_nodes: bool = True,
-        to: Address | None = None,
-        socket: int | None = None,
-    ) -> None:
-        """Send the response, by default to where the request came from and from the same socket.
-
-        Raises:
-            LocalProtocolError: a field does not fit.
-        """
-        self._core.reply(
-            self._event,
-            value,
-            error=error,
-            token=token,
-            closer_nodes=closer_nodes,
-            to=to,
-            socket=socket,
-            now=self._clock(),
-        )
-        self._pump()
-
-    def relay(self, value: bytes | None, to: Address, *, socket: int | None = None) -> None:
-        """Pass the request on to `to` with another value.
-
-        It keeps its tid, so that whoever gets the answer can tell what it belongs to.
-
-        Raises:
-            LocalProtocolError: a field does not fit.
-        """
-        self._core.relay(self._event, value, to, socket=socket)
-        self._pump()
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +73,10 @@ class RPCStatistics:
     bootstrap_failing: bool
     """The latest attempt got no answer at all; the next one is due within 30 s."""
     online: bool
+    """False when nobody has answered for some time"""
     degraded: bool
+    """True when most requests of some time had no answer"""
+    suspended: bool
     ephemeral: bool
     firewalled: bool
     nat_host: str | None
@@ -161,12 +93,12 @@ class RPCStatistics:
 
 
 class _Waiter:
-    __slots__ = ("destroyed", "ended", "response")
+    __slots__ = ("ended", "error", "response")
 
     def __init__(self) -> None:
         self.ended = trio.Event()
         self.response: Response | None = None
-        self.destroyed = False
+        self.error: DHTError | None = None
 
 
 class RPCNode:
@@ -197,6 +129,8 @@ class RPCNode:
         """Called with each user command; False leaves it to be answered with UNKNOWN_COMMAND."""
         self.on_network_change: Callable[[], None] = lambda: None
         """Called when our address, our reachability or the network's health has changed."""
+        self.on_disruption: Callable[[], None] = lambda: None
+        """Called when the machine slept or has other addresses: what is connected may be dead."""
         self._sockets = sockets
         self._bootstrap_nodes = tuple(bootstrap)
         self._clock = clock
@@ -214,6 +148,10 @@ class RPCNode:
         self._sleep = trio.CancelScope()
         self._pumping = False
         self._closed = False
+        self._suspended = False
+        self._surroundings = Surroundings(
+            lambda: sockets.local_address(SERVER_SOCKET)[0], self._clock()
+        )
         self._waiters: dict[PendingRequest, _Waiter] = {}
         self._queries: dict[RunningQuery, QueryReplies] = {}
         self._callback_failures = 0
@@ -281,6 +219,7 @@ class RPCNode:
             bootstrap_failing=core.bootstrap_failing,
             online=core.health.online,
             degraded=core.health.degraded,
+            suspended=self._suspended,
             ephemeral=identity.ephemeral,
             firewalled=identity.firewalled,
             nat_host=identity.nat.host,
@@ -312,30 +251,59 @@ class RPCNode:
             self._close()
 
     async def _run_timers(self) -> None:
-        lead = _wall_clock() - self._clock()
         while True:
             with trio.CancelScope(deadline=self._core.get_timer()) as self._sleep:
                 await trio.sleep_forever()
             now = self._clock()
-            # trio's clock stands still while the machine sleeps (on Linux and macOS).
-            lead, before = _wall_clock() - now, lead
-            if lead - before > SLEPT_OVER:
-                logger.info("the machine slept for %.0f s: looking for nodes again", lead - before)
-                self._core.wake_up()
+            if not self._suspended and self._surroundings.look(now):
+                if self._surroundings.slept:
+                    self._core.wake_up()
+                else:
+                    self._core.network_changed()
                 self.on_network_change()
+                self.on_disruption()
             self._core.handle_timer(now)
             self._pump()
+
+    def suspend(self) -> None:
+        """Give up all that is under way, and do nothing until `resume`; the sockets may close."""
+        if not self._suspended:
+            self._suspended = True
+            self._core.suspend(self._clock())
+            self._give_up(RequestSuspended("the node was suspended meanwhile"))
+
+    def resume(self) -> None:
+        """Take part in the network again; the sockets are open, perhaps on other ports."""
+        if self._suspended:
+            self._suspended = False
+            now = self._clock()
+            self._surroundings.forget(now)
+            self._core.resume(self._sockets.local_address(SERVER_SOCKET)[1], now)
+            self._pump()
+
+    def remember(self, nodes: Iterable[Address]) -> None:
+        """Nodes known from earlier, to be asked where the bootstrap nodes do not answer."""
+        self._core.remember(nodes)
 
     def _close(self) -> None:
         self._closed = True
         self._sockets.on_rpc = lambda batch: None
+        self._give_up(RequestDestroyed("the node was closed meanwhile"))
+
+    def _give_up(self, error: DHTError) -> None:
         for waiter in self._waiters.values():
-            waiter.destroyed = True
+            waiter.error = error
             waiter.ended.set()
         self._waiters.clear()
         for replies in self._queries.values():
-            replies.destroy()
+            replies.destroy(error)
         self._queries.clear()
+
+    def _check_running(self) -> None:
+        if self._closed:
+            raise RequestDestroyed("the node is closed")
+        if self._suspended:
+            raise RequestSuspended("the node is suspended")
 
     def _receive_batch(self, batch: list[tuple[bytes, Address, int]]) -> None:
         now = self._clock()
@@ -390,7 +358,9 @@ class RPCNode:
 
     def _handle_request(self, event: RequestReceived) -> None:
         try:
-            handled = self.on_request(IncomingRequest(self, event))
+            handled = self.on_request(
+                IncomingRequest(self._core, event, clock=self._clock, pump=self._pump)
+            )
         except Exception:
             # Bytes that a stranger chose led here: they must not end the node.
             self._callback_failures += 1
@@ -438,11 +408,10 @@ class RPCNode:
 
         Raises:
             RequestTimeout: no answer to any try.
-            RequestDestroyed: the node was closed.
+            RequestDestroyed, RequestSuspended: the node was closed, or suspended.
             LocalProtocolError: a field does not fit, or 4096 requests are under way.
         """
-        if self._closed:
-            raise RequestDestroyed("the node is closed")
+        self._check_running()
         request = self._core.request(
             to,
             command,
@@ -461,8 +430,8 @@ class RPCNode:
         finally:
             if self._waiters.pop(request, None) is not None:
                 self._core.cancel_request(request)
-        if waiter.destroyed:
-            raise RequestDestroyed("the node was closed during the request")
+        if waiter.error is not None:
+            raise waiter.error
         if waiter.response is None:
             raise RequestTimeout(f"no answer from {to[0]}:{to[1]} after {retries + 1} tries")
         return waiter.response
@@ -474,9 +443,45 @@ class RPCNode:
 
         Raises:
             RequestTimeout: no answer.
-            RequestDestroyed: the node was closed.
+            RequestDestroyed, RequestSuspended: the node was closed, or suspended.
         """
         return await self.request(PING, to=address, internal=True, socket=socket, retries=retries)
+
+    async def delayed_ping(
+        self,
+        address: Address,
+        delay: float,
+        *,
+        socket: int | None = None,
+        retries: int = DEFAULT_RETRIES,
+    ) -> Response:
+        """Ask a node to answer `delay` seconds later, at most 10.
+
+        Nothing else goes to it meanwhile: the answer shows that a NAT keeps a path open so long.
+
+        Raises:
+            LocalProtocolError: the delay is too long.
+            RequestTimeout: no answer; each try lasts a second more than the delay.
+            RequestDestroyed, RequestSuspended: the node was closed, or suspended.
+        """
+        if not 0 <= delay <= MAX_PING_DELAY:
+            raise LocalProtocolError(f"a ping is delayed by 0 to {MAX_PING_DELAY:g} s, not {delay}")
+        value = DELAY_MS.pack(round(delay * 1000))
+        for tries_left in range(retries, -1, -1):
+            try:
+                return await self.request(
+                    DELAYED_PING,
+                    to=address,
+                    internal=True,
+                    value=value,
+                    retries=0,  # a retry of the request itself would be early, see rpc/requests.py
+                    timeout=delay + DEFAULT_TIMEOUT,
+                    socket=socket,
+                )
+            except RequestTimeout:
+                if not tries_left:
+                    raise
+        raise AssertionError("unreachable")
 
     async def query(
         self,
@@ -536,8 +541,7 @@ class RPCNode:
         Raises:
             RequestDestroyed: the node is closed, or (out of the iteration) is being closed.
         """
-        if self._closed:
-            raise RequestDestroyed("the node is closed")
+        self._check_running()
         replies = QueryReplies()
         query = self._core.start_query(
             command,
@@ -557,10 +561,3 @@ class RPCNode:
             if self._queries.pop(query, None) is not None:
                 self._core.cancel_query(query)
             replies.close()
-
-
-def _wall_clock() -> float:
-    """Seconds on a clock that goes on while the machine sleeps."""
-    if hasattr(time, "CLOCK_BOOTTIME"):
-        return time.clock_gettime(time.CLOCK_BOOTTIME)
-    return time.time()

@@ -35,7 +35,7 @@ async def test_replies_come_in_their_order_and_then_the_result():
 async def test_a_closing_node_ends_the_iteration_with_an_error_after_the_last_reply():
     replies = QueryReplies()
     replies.put(make_reply(1))
-    replies.destroy()
+    replies.destroy(RequestDestroyed("the node was closed meanwhile"))
     assert await replies.__anext__() == make_reply(1)
     with pytest.raises(RequestDestroyed):
         await replies.__anext__()

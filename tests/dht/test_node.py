@@ -480,9 +480,7 @@ async def test_an_hour_of_quiet_keeps_the_tables_alive_and_the_dead_leave_them(a
 async def test_after_the_machine_slept_the_node_looks_around_again(autojump_clock, monkeypatch):
     slept = 0.0
     # trio's clock, like CLOCK_MONOTONIC, does not count the time asleep; this one does.
-    monkeypatch.setattr(
-        "hyperlog.dht.node._wall_clock", lambda: trio.current_time() + slept, raising=True
-    )
+    monkeypatch.setattr("hyperlog.dht.surroundings.wall_clock", lambda: trio.current_time() + slept)
     changes = []
     async with (
         sim_network() as network,

@@ -14,11 +14,11 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from hyperlog.dht.compact import Address
-from hyperlog.dht.rpc.events import BootstrapDue, Bootstrapped, Event
+from hyperlog.dht.rpc.events import BootstrapDue, Bootstrapped, Event, NetworkChanged
 from hyperlog.dht.rpc.identity import SERVER_SOCKET, Identity
 from hyperlog.dht.rpc.neighbours import Neighbours
 from hyperlog.dht.rpc.queries import Queries
-from hyperlog.dht.rpc.query import Query
+from hyperlog.dht.rpc.query import DEFAULT_CONCURRENCY, Query
 from hyperlog.dht.rpc.reachability import Reachability
 from hyperlog.dht.rpc.requests import RequestEvent, Responded
 
@@ -45,6 +45,8 @@ class Bootstrap:
         self.attempts = 0
         self.done = False
         """whether the first attempt is over, successful or not"""
+        self.failing = False
+        """whether nobody answered the latest attempt, so that another one is due"""
         self._identity = identity
         self._neighbours = neighbours
         self._queries = queries
@@ -52,16 +54,12 @@ class Bootstrap:
         self._events = events
         self._quick_firewall = quick_firewall
         self._active = False
+        self._again = False
         self._unresolved = False
         self._retry = MIN_RETRY
         self._retry_at: float | None = None
         self._quick_test_wanted = False
         self._quick_test_passed = False
-
-    @property
-    def failing(self) -> bool:
-        """Whether nobody answered the latest attempt, so that another one is due."""
-        return self._retry > MIN_RETRY
 
     def get_timer(self) -> float | None:
         return self._retry_at
@@ -76,6 +74,17 @@ class Bootstrap:
             self._active = True
             self._retry_at = None
             self._events.append(BootstrapDue())
+
+    def begin_again(self) -> None:
+        """Like `begin`, but what is going on already was begun somewhere else: another follows."""
+        self._again = self._active
+        self._retry = MIN_RETRY
+        self.begin()
+
+    def stop(self) -> None:
+        """Nothing of what is going on will be heard of again."""
+        self._active = self._again = False
+        self._retry_at = None
 
     def begin_soon(self) -> None:
         """Like `begin`, but an attempt that is due later is waited for."""
@@ -99,7 +108,11 @@ class Bootstrap:
 
     def _look_around(self, now: float, on_end: Callable[[Query, float], None]) -> None:
         self._queries.start_background(
-            self._identity.own_id, now, on_reply=self._on_reply, on_end=on_end
+            self._identity.own_id,
+            now,
+            concurrency=DEFAULT_CONCURRENCY,
+            on_reply=self._on_reply,
+            on_end=on_end,
         )
 
     def _on_reply(self, address: Address) -> None:
@@ -124,10 +137,14 @@ class Bootstrap:
 
     def _on_first_query_end(self, query: Query, now: float) -> None:
         if not query.successes and (query.errors or self._unresolved):
+            self.failing = True
             self._retry_at = now + self._retry
             self._retry = min(2 * self._retry, MAX_RETRY)
             self._end()
             return
+        if self.failing:  # whoever waits for the network need not wait on
+            self.failing = False
+            self._events.append(NetworkChanged(online=True, degraded=False))
         self._retry = MIN_RETRY
         if self._reachability.forced or self._quick_test_passed:
             only_firewall = not self._reachability.forced
@@ -147,3 +164,6 @@ class Bootstrap:
             self.done = True
             self._neighbours.reping_full_rows = True
             self._events.append(Bootstrapped())
+        if self._again:
+            self._again = False
+            self.begin()

@@ -19,6 +19,7 @@ Spec: docs/protocol/dht-rpc.md sections 4, 5, 8, 9; dht-rpc index.js.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
@@ -37,7 +38,7 @@ from hyperlog.dht.rpc.events import (
 from hyperlog.dht.rpc.health import Health
 from hyperlog.dht.rpc.identity import CLIENT_SOCKET, SERVER_SOCKET, Identity
 from hyperlog.dht.rpc.messages import Request, Response, decode_untrusted, node_id
-from hyperlog.dht.rpc.neighbours import OLD_TICKS, Neighbours
+from hyperlog.dht.rpc.neighbours import PING_EVERY, Neighbours
 from hyperlog.dht.rpc.queries import QUERY_RETRIES, Queries
 from hyperlog.dht.rpc.query import DEFAULT_CONCURRENCY
 from hyperlog.dht.rpc.reachability import Reachability
@@ -53,13 +54,13 @@ from hyperlog.dht.rpc.responder import Responder
 from hyperlog.dht.rpc.table import Node, Table
 from hyperlog.dht.rpc.tally import Tallies
 from hyperlog.dht.rpc.tickets import Tickets
+from hyperlog.dht.rpc.witnesses import Witnesses
 
 __all__ = ["CLIENT_SOCKET", "QUERY_RETRIES", "SERVER_SOCKET", "RPCCore"]
 
 TICK: Final = 5.0  # s; the limits below are ticks, dht-rpc index.js
 SLEPT_AFTER: Final = 3 * TICK  # s between two ticks
 REFRESH_TICKS: Final = 60
-PING_EVERY: Final = 8
 REFRESH_SMALL_EVERY: Final = 64
 
 
@@ -128,8 +129,12 @@ class RPCCore:
         )
         for address in nodes:
             self._neighbours.add(Node(address))
+        self._suspended = False
+        self._witnesses: Witnesses | None = None
         if outside_address is not None:
             self.identity.nat.add(*outside_address)
+        else:
+            self._witnesses = Witnesses()
 
     # -- what the owner may ask --------------------------------------------------------------------
 
@@ -170,6 +175,10 @@ class RPCCore:
         """Addresses for a search for `target`; the bootstrap nodes too when we know few others."""
         return self._neighbours.to_start_from(target, count)
 
+    def remember(self, addresses: Iterable[Address]) -> None:
+        """Nodes known from earlier, at most 64; the bootstrap nodes have company in them."""
+        self._neighbours.remember(addresses)
+
     # -- the common face ---------------------------------------------------------------------------
 
     def start(self, now: float) -> None:
@@ -185,10 +194,13 @@ class RPCCore:
 
         `unresolved` says that there would be more nodes if only their names could be resolved.
         """
-        self._bootstrap.run(addresses, now, unresolved=unresolved)
+        if not self._suspended:
+            self._bootstrap.run(addresses, now, unresolved=unresolved)
 
     def receive_datagram(self, data: bytes, address: Address, socket: int, now: float) -> None:
         """Take one datagram from the network; whatever is not dht-rpc is counted and dropped."""
+        if self._suspended:
+            return
         if not address[1]:
             self.malformed += 1
             return
@@ -204,7 +216,7 @@ class RPCCore:
         elif type(message) is Response:
             request = self.requests.receive_response(message, address, socket, now)
             if request is not None:
-                self._note_response(message, address, socket)
+                self._note_response(message, address, socket, now)
                 self._handle_request_events(now)
 
     def datagrams_to_send(self, now: float) -> list[tuple[int, Address, bytes]]:
@@ -214,7 +226,9 @@ class RPCCore:
         return datagrams
 
     def get_timer(self) -> float:
-        """When handle_timer wants to be called next; never None, since ticks go on for ever."""
+        """When handle_timer wants to be called next; infinite while suspended."""
+        if self._suspended:
+            return math.inf
         timer = self._tick_at
         for part in (self.requests, self._responder, self._bootstrap):
             at = part.get_timer()
@@ -223,6 +237,8 @@ class RPCCore:
         return timer
 
     def handle_timer(self, now: float) -> None:
+        if self._suspended:
+            return
         self.requests.handle_timer(now)
         self._handle_request_events(now)
         self._responder.handle_timer(now)
@@ -359,7 +375,15 @@ class RPCCore:
         """Give a query up; no event follows. Nothing happens when it has finished."""
         self._queries.cancel(query)
 
-    def _note_response(self, response: Response, address: Address, socket: int) -> None:
+    def _note_response(self, response: Response, address: Address, socket: int, now: float) -> None:
+        known = self.identity.nat.host, self.identity.nat.port
+        if (
+            self._witnesses is not None
+            and known[0] is not None
+            and socket == self.identity.socket
+            and self._witnesses.hear(address, response.to, (known[0], known[1]), now)
+        ):
+            self._on_move()
         if response.id is not None:
             self._neighbours.note(address, response.id, response.to, socket)
         elif socket == self.identity.socket:
@@ -410,15 +434,57 @@ class RPCCore:
         if moved:  # let those hear of us who are near to our id
             self._queries.start_background(self.identity.own_id, now)
 
-    def wake_up(self) -> None:
-        """The machine slept or changed networks: nothing known is sure any more.
+    # -- changes of place --------------------------------------------------------------------------
 
-        A late tick calls this by itself; owners whose clock stops during sleep call it.
+    def network_changed(self) -> None:
+        """This machine's addresses are others than before: look whether the network sees it, too.
+
+        Nothing of our own is given up yet. Most such changes are of interfaces that no node is
+        reached by; otherwise the nodes asked now will tell.
         """
-        tick = self._neighbours.tick + 2 * OLD_TICKS
-        self._neighbours.tick = tick + PING_EVERY - tick % PING_EVERY - 2  # pings in two ticks
+        self._neighbours.let_all_age()
         self._queries.idle_ticks = REFRESH_TICKS
         if not self.health.online or self.health.degraded:
             self._events.append(NetworkChanged(online=True, degraded=False))
         self.health = Health()
+        self._bootstrap.begin_again()
+
+    def wake_up(self) -> None:
+        """The machine slept: nothing known is sure any more, and it may be anywhere.
+
+        A late tick calls this by itself; owners whose clock stops during sleep call it.
+        """
         self._reachability.reset()
+        if self._witnesses is not None:
+            self._witnesses.forget()
+        self.network_changed()
+
+    def suspend(self, now: float) -> None:
+        """Give up all that is under way, without an event: the sockets close. Until `resume`
+        nothing is sent, and there are no timers."""
+        self._suspended = True
+        self.requests.cancel_all(now)
+        self._queries.cancel_all()
+        self._responder.forget_all()
+        self._neighbours.forget_checks()
+        self._reachability.forget_test()
+        self._bootstrap.stop()
+
+    def resume(self, server_port: int, now: float) -> None:
+        """The sockets are open again, and the server socket has this local port."""
+        self._suspended = False
+        self._tick_at = now + TICK
+        self._last_tick_at = now
+        if server_port != self.identity.server_port:
+            self.identity.server_port = server_port
+            self._on_move()
+        self.wake_up()
+
+    def _on_move(self) -> None:
+        """Others see us at another address."""
+        self._reachability.reset()
+        self.identity.forget_address(
+            firewalled=self.identity.firewalled or self._reachability.may_test
+        )
+        self._neighbours.let_all_age()
+        self._bootstrap.begin_again()

@@ -82,6 +82,15 @@ class Identity:
             strangers.add(address)
             self.add_sample(to)
 
+    def forget_address(self, *, firewalled: bool) -> None:
+        """We are somewhere else: nothing is known of our address there, and the id was another's.
+
+        `firewalled` says that we have to be taken for unreachable until it is found out.
+        """
+        self.firewalled = firewalled
+        self.replace_samples(NatSampler())
+        self.set_ephemeral(True)
+
     def replace_samples(self, nat: NatSampler) -> None:
         """Start afresh from the samples of a firewall test: those of the server socket."""
         before = self.nat.host, self.nat.port

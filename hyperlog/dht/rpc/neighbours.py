@@ -5,7 +5,8 @@ All times are ticks of 5 s. Spec: docs/protocol/dht-rpc.md section 8; dht-rpc in
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Final
 
@@ -16,12 +17,15 @@ from hyperlog.dht.rpc.messages import PING, node_id
 from hyperlog.dht.rpc.requests import RequestEvent, Requests, Responded
 from hyperlog.dht.rpc.table import Node, Table
 
-__all__ = ["OLD_TICKS", "Neighbours"]
+__all__ = ["PING_EVERY", "Neighbours"]
 
+PING_EVERY: Final = 8
 RECENT_TICKS: Final = 12
 OLD_TICKS: Final = 360
 MAX_HINTED_CHECKS: Final = 10  # pings under way when a DOWN_HINT is still followed
 MAX_REPINGS: Final = 3  # pings at once because of full rows
+MAX_REMEMBERED: Final = 64
+REMEMBERED_AT_ONCE: Final = 10  # asked by one query beside the bootstrap nodes
 
 
 class Neighbours:
@@ -37,6 +41,7 @@ class Neighbours:
         self.table = Table(identity.own_id)
         self.bootstrap_nodes: tuple[Address, ...] = ()
         """Where to ask when the table has too few nodes."""
+        self._remembered: deque[Address] = deque()
         self.tick = tick
         self.reping_full_rows = False
         """Off until the bootstrap is over, when rows fill with whoever answers first."""
@@ -51,9 +56,27 @@ class Neighbours:
         return [node.address for node in self.table.closest(target, count)]
 
     def to_start_from(self, target: bytes, count: int) -> list[Address]:
-        """Addresses for a query to begin with; the bootstrap nodes too when the table is short."""
+        """Addresses for a query to begin with; the bootstrap nodes too when the table is short.
+
+        And some of those remembered, since the bootstrap nodes may be down.
+        """
         nodes = self.closest(target, count)
-        return nodes if len(nodes) >= count else [*nodes, *self.bootstrap_nodes]
+        if len(nodes) >= count:
+            return nodes
+        remembered = islice(self._remembered, REMEMBERED_AT_ONCE)
+        return [*nodes, *self.bootstrap_nodes, *remembered]
+
+    def remember(self, addresses: Iterable[Address]) -> None:
+        """Nodes known from earlier; to be asked, but in no table before they have answered."""
+        self._remembered = deque(islice(addresses, MAX_REMEMBERED))
+
+    def give_up(self, address: Address) -> None:
+        """A node that a query asked does not answer."""
+        self.remove(address)
+        if address in self._remembered:
+            self._remembered.remove(address)
+            if not len(self.table):  # it may be our network: others first next time
+                self._remembered.append(address)
 
     def latest(self, count: int) -> list[Address]:
         """Addresses of the nodes heard of last."""
@@ -101,6 +124,15 @@ class Neighbours:
     def move_to(self, own_id: bytes) -> None:
         """Arrange the table around another id of ours."""
         self.table = self.table.moved_to(own_id)
+
+    def forget_checks(self) -> None:
+        """Pings that were under way will tell nothing."""
+        self._checks = self._repings = 0
+
+    def let_all_age(self) -> None:
+        """Take every node for one unheard of for long, and what it called us for outdated."""
+        tick = self.tick + 2 * OLD_TICKS
+        self.tick = tick + PING_EVERY - tick % PING_EVERY - 2  # pings in two ticks
 
     def follow_hint(self, address: Address) -> None:
         """Somebody found the node at `address` dead: look for ourselves."""

@@ -60,6 +60,7 @@ class Queries:
         target: bytes,
         now: float,
         *,
+        concurrency: int = BACKGROUND_CONCURRENCY,
         on_reply: Callable[[Address], None] = lambda address: None,
         on_end: Callable[[Query, float], None] = lambda state, now: None,
     ) -> None:
@@ -67,7 +68,7 @@ class Queries:
 
         Without anybody to ask, `on_end` is called before this returns.
         """
-        state = self._make_state(target, (), BACKGROUND_CONCURRENCY)
+        state = self._make_state(target, (), concurrency)
         query = RunningQuery(state, FIND_NODE, True, None, QUERY_RETRIES, on_reply, on_end)
         self._begin(query, now)
 
@@ -79,6 +80,12 @@ class Queries:
         for request in query.pending.values():
             self._requests.cancel(request)
         query.pending.clear()
+
+    def cancel_all(self) -> None:
+        """Give every query up; the owner sees to their requests."""
+        for query in self._running:
+            query.pending.clear()
+        self._running.clear()
 
     def handle_event(self, query: RunningQuery, event: RequestEvent, now: float) -> None:
         """Take the news of a request that belongs to `query`."""
@@ -98,7 +105,7 @@ class Queries:
                     self._events.append(QueryReplied(query, reply))
             else:
                 state.receive_timeout(address)
-                self._neighbours.remove(address)
+                self._neighbours.give_up(address)
         self._advance(query, now)
 
     def _make_state(self, target: bytes, nodes: Iterable[Address], concurrency: int) -> Query:

@@ -107,6 +107,10 @@ class Reachability:
             if self._ticks_left <= 0:
                 self.update(now, then=then)
 
+    def forget_test(self) -> None:
+        """The answers to a test under way will not be heard."""
+        self._test = None
+
     def reset(self) -> None:
         """The machine slept: it may be anywhere now."""
         self._ticks_left = MORE_STABLE_TICKS if self._adaptive else FORCED_RETRY_TICKS

@@ -227,6 +227,15 @@ class Requests:
         if request.queued:
             self._outbox.remove(request)
 
+    def cancel_all(self, now: float) -> None:
+        """End every request without an event: the sockets that they left from are closed."""
+        for request in list(self._pending.values()):
+            self._end(request)
+        self._outbox.clear()
+        self._deadlines.clear()
+        self._events.clear()
+        self._window = CongestionWindow(now)
+
     def receive_response(
         self, response: Response, address: Address, socket: int, now: float
     ) -> PendingRequest | None:

@@ -28,7 +28,7 @@ from hyperlog.dht.rpc.neighbours import Neighbours
 from hyperlog.dht.rpc.tally import Tallies
 from hyperlog.dht.rpc.tickets import Tickets
 
-__all__ = ["PORT", "Responder"]
+__all__ = ["DELAY_MS", "MAX_PING_DELAY", "PORT", "Responder"]
 
 MAX_PING_DELAY: Final = 10.0  # s
 MAX_DELAYED_PINGS: Final = 256
@@ -59,6 +59,11 @@ class Responder:
     def handle_timer(self, now: float) -> None:
         while self._delayed and self._delayed[0][0] <= now:
             self._pong(heappop(self._delayed)[2], now)
+
+    def forget_all(self) -> None:
+        """Answer nobody who has asked so far."""
+        self._outbox.clear()
+        self._delayed.clear()
 
     def refuse_wrong_ticket(self, event: RequestReceived, now: float) -> bool:
         """Whether the request carried a ticket that is not ours; it has its answer then."""
