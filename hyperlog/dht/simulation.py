@@ -143,6 +143,10 @@ class SimSegment:
         else:
             statistics.unreachable += 1
 
+    def sockets_of(self, address: str) -> list[SimSocket]:
+        """The open sockets of a machine."""
+        return [sock for sock in self._sockets.values() if sock.local_address[0] == address]
+
     def add_socket(self, sock: SimSocket) -> None:
         self._sockets[sock.local_address] = sock
 
@@ -182,7 +186,7 @@ class SimHost:
         target = segment or self.segment
         if address in target._hosts or address in target._gateways:
             raise ValueError(f"{address} is in use")
-        mine = [s for s in self.segment._sockets.values() if s.local_address[0] == self.address]
+        mine = self.segment.sockets_of(self.address)
         del self.segment._hosts[self.address]
         for sock in mine:
             self.segment.close(sock)
