@@ -81,10 +81,10 @@ class Wiretap:
         self._transmit = network.transmit
         network.transmit = self
 
-    def __call__(self, source, data, destination):
+    def __call__(self, source, data, destination, ttl):
         if len(self.seen) < 5000 and not self._is_protected(data):
             self.seen.append(data)
-        self._transmit(source, data, destination)
+        self._transmit(source, data, destination, ttl)
 
     def _is_protected(self, data):
         if data[:2] != b"\xff\x01" or len(data) < 8:
