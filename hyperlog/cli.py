@@ -23,10 +23,12 @@ from hyperlog.arguments import add_bootstrap, checked, parse_port
 from hyperlog.clientoptions import add_client_options, client_options, parse_server
 from hyperlog.config import DEFAULT_FOLDER, DEFAULT_HOST, DEFAULT_KEYS
 from hyperlog.dht import DHTError
+from hyperlog.doctoring import add_doctor_options, see_doctor
 from hyperlog.errors import ConfigError, HyperlogError
 from hyperlog.flushing import flush_spools
 from hyperlog.keyfile import create_keys
 from hyperlog.noding import add_node_options, add_testnet_options, run_node, run_testnet
+from hyperlog.pinging import Pings, add_ping_options, ping_peer
 from hyperlog.querying import add_query_options, run_query
 from hyperlog.records import LOG_LEVELS
 from hyperlog.reindexing import reindex
@@ -106,6 +108,8 @@ def build_parser() -> argparse.ArgumentParser:
         _add_reindex,
         _add_token,
         _add_user,
+        _add_doctor,
+        _add_ping,
         _add_node,
         _add_testnet,
         _add_keygen,
@@ -257,6 +261,31 @@ def _data_options() -> argparse.ArgumentParser:
     return options
 
 
+def _add_doctor(commands: Any, shared: argparse.ArgumentParser) -> None:  # noqa: ANN401 - private type
+    parser = commands.add_parser(
+        "doctor",
+        parents=[shared],
+        help="find out why a server cannot be reached",
+        description="Goes the way to a server step by step, and tells which of them fails and what "
+        "can be done about it. The exit status is 0 if the server can be reached, or without KEY "
+        "if the network can be used.",
+    )
+    add_doctor_options(parser)
+    parser.set_defaults(run=_doctor)
+
+
+def _add_ping(commands: Any, shared: argparse.ArgumentParser) -> None:  # noqa: ANN401 - private type
+    parser = commands.add_parser(
+        "ping",
+        parents=[shared],
+        help="measure the connection to a server",
+        description="Opens a connection and measures round trips on it, which disturbs nobody. The "
+        "exit status is 0 if the connection came about and lasted.",
+    )
+    add_ping_options(parser)
+    parser.set_defaults(run=_ping)
+
+
 def _add_node(commands: Any, shared: argparse.ArgumentParser) -> None:  # noqa: ANN401 - private type
     parser = commands.add_parser("node", parents=[shared], help="be a node of a private DHT")
     add_node_options(parser)
@@ -360,6 +389,21 @@ def _token(options: argparse.Namespace) -> int:
 
 def _user(options: argparse.Namespace) -> int:
     return run_user_command(options, options.data or options.folder / DATA_NAME)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    return 0 if trio.run(see_doctor, options) else EXIT_FAILURE
+
+
+def _ping(options: argparse.Namespace) -> int:
+    pings = Pings()
+
+    async def run() -> None:
+        async with _until_signal():
+            await ping_peer(options, pings)
+
+    trio.run(run)
+    return 0 if pings.reached else EXIT_FAILURE
 
 
 def _node(options: argparse.Namespace) -> int:

@@ -35,6 +35,8 @@ PLACEHOLDERS = {
     "<public key>": "0" * 64,
     "<host:port>": "127.0.0.1:49737",
     "SERVER": "0" * 64,
+    "KEY": "0" * 64,
+    "HOST:PORT": "localhost:8787",
     "JTI": "0011223344556677",
 }
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -58,6 +58,8 @@ NO_SUCH_NAME: Final = (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.E
 PROBE_TRIES: Final = 3
 PROBE_INTERVAL: Final = 1.0  # s from one try to the next
 MAX_DATAGRAM: Final = 2048  # bytes; an answer to a ping has less than a hundred
+OPEN_PATIENCE: Final = 1.0  # s
+OPEN_LOOKS: Final = 20  # in that time
 MAX_JUDGES: Final = 8  # nodes that tell how they see a socket
 MAX_HOLDERS_ASKED: Final = 4  # nodes that a handshake is sent through
 HANDSHAKE_TRIES: Final = 8
@@ -196,7 +198,7 @@ class Diagnosis:
         `others` are nodes to ask beside those that this one knows.
         """
         dht = self._dht
-        nat = Nat(firewalled=dht.remote_address() is None)
+        nat = Nat()
         seen: dict[Address, None] = {}
         index = dht.sockets.open_pool_socket(lambda address: None)
         try:
@@ -211,17 +213,26 @@ class Diagnosis:
 
             known = dht.node.known_nodes(MAX_JUDGES)
             async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._wait_until_open)
                 for node in list(dict.fromkeys([*known, *others]))[:MAX_JUDGES]:
                     nursery.start_soon(ask, node)
         finally:
             dht.sockets.release(index)
-        own = {host for host, _ in local_addresses((dht.address[0], 0))}
+        own = {host for host, _ in addresses_of(dht.address)}
+        is_open = dht.remote_address() is not None
         return NATJudgement(
-            firewall_kind(nat.firewall),
+            "open" if is_open else firewall_kind(nat.firewall),
             tuple(seen),
             nat.sampled,
             bool(seen) and not own & {host for host, _ in seen},
         )
+
+    async def _wait_until_open(self) -> None:
+        # The node tests that by itself, and ends no later with it than a moment after it joined.
+        for _ in range(OPEN_LOOKS):
+            if self._dht.remote_address() is not None:
+                return
+            await trio.sleep(OPEN_PATIENCE / OPEN_LOOKS)
 
     # -- the peer ---------------------------------------------------------------------------------
 
