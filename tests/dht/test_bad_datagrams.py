@@ -81,7 +81,7 @@ class Wiretap:
         self._transmit = network.transmit
         network.transmit = self
 
-    def __call__(self, source, data, destination, ttl):
+    def __call__(self, source, data, destination, ttl=64):
         if len(self.seen) < 5000 and not self._is_protected(data):
             self.seen.append(data)
         self._transmit(source, data, destination, ttl)
