@@ -64,10 +64,10 @@ from hyperlog.dht.listener import Firewall, Listener, ListenerStatistics
 from hyperlog.dht.memory import MemoryStatistics
 from hyperlog.dht.publickey import decode_public_key, encode_address, encode_z32
 from hyperlog.dht.simnat import SimNat
-from hyperlog.dht.simulation import SimHost, SimNetwork
+from hyperlog.dht.simulation import SimClock, SimHost, SimLink, SimNetwork
 from hyperlog.dht.storage import ImmutableValue, MutableValue, StoredImmutable, StoredMutable
 from hyperlog.dht.streams import UDXStream
-from hyperlog.dht.testing import Testnet, testnet
+from hyperlog.dht.testing import SimTestnet, Testnet, sim_testnet, testnet
 
 __all__ = [
     "BOOTSTRAP_NODES",
@@ -115,9 +115,12 @@ __all__ = [
     "SeqTooLow",
     "ServerError",
     "ServerIncompatible",
+    "SimClock",
     "SimHost",
+    "SimLink",
     "SimNat",
     "SimNetwork",
+    "SimTestnet",
     "StoredImmutable",
     "StoredMutable",
     "StreamError",
@@ -135,5 +138,6 @@ __all__ = [
     "look_up",
     "open_dht",
     "probe_node",
+    "sim_testnet",
     "testnet",
 ]

@@ -1,13 +1,15 @@
-"""SimNetwork and testnet, which other tests and users stand on."""
+"""SimNetwork, testnet and sim_testnet, which other tests and users stand on."""
 
 from __future__ import annotations
 
 import pytest
 import trio
 
-from hyperlog.dht.simulation import MAX_INBOX
-from hyperlog.dht.testing import testnet
+from hyperlog.dht.simnat import SimNat
+from hyperlog.dht.simulation import MAX_INBOX, SimClock
+from hyperlog.dht.testing import sim_testnet, testnet
 from tests.dht.peers import sim_network
+from tests.dht.scheduling import run_repeatably
 
 DATAGRAMS = [number.to_bytes(2, "big") for number in range(2000)]
 
@@ -104,3 +106,52 @@ async def test_testnet_nodes_know_each_other_and_end_with_the_context():
 async def test_an_empty_testnet_is_allowed():
     async with testnet(0) as net:
         assert net.nodes == net.bootstrap == []
+
+
+async def test_a_simulated_network_has_joined_nodes_on_machines_of_their_own(autojump_clock):
+    async with sim_testnet(40, seed=1) as net:
+        assert len({node.address[0] for node in net.nodes}) == 40
+        assert all(node.node.id is not None for node in net.nodes)
+        assert all(node.node.table_size > 15 for node in net.nodes)
+        server = net.nodes[20]
+        listener = await server.listen()
+        assert await listener.wait_announced() == 3
+        for node in net.nodes[1:4]:
+            assert [peer.public_key for peer in await node.find_peer(listener.public_key)]
+        client = await net.add(SimNat(net.network, "5.5.5.5").host("192.168.1.2"), firewalled=None)
+        connection = await client.connect(listener.public_key)
+        assert connection.path == "direct"
+        await connection.aclose()
+    assert not net.network._sockets
+
+
+async def test_a_node_that_is_removed_withdraws_and_one_that_crashes_does_not(autojump_clock):
+    async with sim_testnet(12, seed=1) as net:
+        for crash in (False, True):
+            server, witness = net.nodes[5], net.nodes[6]
+            listener = await server.listen()
+            await listener.wait_announced()
+            await net.remove(server, crash=crash)
+            assert server not in net.nodes
+            found = await witness.find_peer(listener.public_key)
+            assert {peer.public_key for peer in found} == (
+                {listener.public_key} if crash else set()
+            )
+        assert len(net.nodes) == 10
+        host = server.address[0]
+        sock = net.network.host(host)("", server.address[1])  # free again, and not cut off
+        witness.sockets.send(0, sock.local_address, b"x")
+        await trio.sleep(1)
+        assert sock.receive_batch()
+
+
+def test_a_simulated_network_repeats_by_its_seed():
+    async def main(seed):
+        async with sim_testnet(10, seed=seed, jitter=0.02, loss=0.05) as net:
+            await trio.sleep(300)
+            return net.network.statistics, [node.node.known_nodes(50) for node in net.nodes]
+
+    runs = [
+        run_repeatably(lambda seed=seed: main(seed), seed=3, clock=SimClock()) for seed in (1, 1, 2)
+    ]
+    assert runs[0] == runs[1] != runs[2]
