@@ -50,23 +50,49 @@ class Announcer:
         # Three rounds: hole punch messages through a recent relay still count as from ours.
         self._rounds: list[set[Address]] = [set(), set(), set()]
         self._refresh = trio.Event()
+        self._update_scope = trio.CancelScope()
+        self._awake = trio.Event()
+        self._awake.set()
 
     def is_relay(self, address: Address) -> bool:
         """Whether the node at `address` is, or recently was, one we announced to."""
         return any(address in known for known in self._rounds)
 
     def refresh(self) -> None:
-        """Announce afresh soon: the network has changed."""
+        """Announce afresh soon: something about our address or the network has changed."""
         self._refresh.set()
+
+    def restart(self) -> None:
+        """Announce afresh at once: an announcement under way asks through a path that is gone."""
+        self._update_scope.cancel()
+        self._refresh.set()
+
+    async def suspend(self) -> None:
+        """Take the record back, and announce nothing until `resume`; bounded as `withdraw`."""
+        if self._awake.is_set():
+            self._awake = trio.Event()
+            self.restart()
+            await self.withdraw()
+
+    def resume(self) -> None:
+        """Announce again, at once."""
+        self._awake.set()
 
     async def run(self, *, task_status: trio.TaskStatus[int]) -> None:
         """Announce, tell `task_status` to how many nodes, and stay announced until cancelled."""
-        await self._update()
+        await self._announce_anew()
         task_status.started(len(self.relays))
         while True:
             await self._stay_announced()
+            await self._announce_anew()
+
+    async def _announce_anew(self) -> None:
+        while True:
+            await self._awake.wait()
             self._refresh = trio.Event()  # a change during the update calls for another one
-            await self._update()
+            with trio.CancelScope() as self._update_scope:
+                await self._update()
+                return
 
     async def _stay_announced(self) -> None:
         if not self._rounds[-1]:
@@ -140,6 +166,7 @@ class Announcer:
         self._holders.clear()
         self._rounds[-1] = set()
         self.relays = []
+        self.relay_addresses = []
 
     async def _withdraw_from(self, address: Address) -> None:
         response = await self._node.request(FIND_PEER, target=self.target, to=address)

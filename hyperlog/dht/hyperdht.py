@@ -37,6 +37,7 @@ from hyperlog.dht.errors import (
     DHTError,
     KeyPairInUse,
     NodeDestroyed,
+    Suspended,
 )
 from hyperlog.dht.holepunch.punches import Punches, PunchStatistics
 from hyperlog.dht.interfaces import local_addresses
@@ -49,6 +50,7 @@ from hyperlog.dht.paths import RelayChoice
 from hyperlog.dht.publickey import decode_public_key
 from hyperlog.dht.punchsockets import MayPunch
 from hyperlog.dht.routes import Routes
+from hyperlog.dht.rpc.messages import Response
 from hyperlog.dht.sockets import SERVER, Sockets, SocketsStatistics
 from hyperlog.dht.storage import ImmutableValue, MutableValue, StoredImmutable, StoredMutable
 from hyperlog.dht.streams import UDXStream
@@ -63,6 +65,7 @@ T = TypeVar("T")
 
 MAX_RELAYS_CACHED: Final = 3  # of one peer: what an honest one names
 MAX_RELAY_CACHE: Final = 512  # peers whose relay nodes are remembered, hyperdht index.js
+TRIAL_TIME: Final = 4.0  # s for a peer to show that it still reaches us elsewhere
 SHUTDOWN_TIMEOUT: Final = 3.0  # s for withdrawing announcements when the node closes
 
 
@@ -117,8 +120,12 @@ class DHT:
         self._relay_cache: OrderedDict[bytes, list[Address]] = OrderedDict()
         self._nursery: trio.Nursery | None = None
         self._closed = False
+        self._suspended = False
+        self._suspending = trio.Lock()
+        self._attempts: set[trio.CancelScope] = set()
         node.on_request = self._on_request
         node.on_network_change = self._refresh_announcements
+        node.on_disruption = self._survive_disruption
         sockets.on_volume = self.memory.check
 
     # -- what it is -------------------------------------------------------------------------------
@@ -186,6 +193,7 @@ class DHT:
         Raises:
             LocalProtocolError: that is no public key.
             NodeDestroyed: the node is closed, or closes meanwhile.
+            Suspended: the node is suspended, or is meanwhile.
             ConnectError: PeerNotFound, PeerConnectionFailed, HolepunchFailed and so on.
         """
         self._check_running()
@@ -200,7 +208,7 @@ class DHT:
         )
         attempt = ConnectAttempt(self, public_key, key_pair or self.key_pair, options)
         try:
-            connection = await attempt.run()
+            connection = await self._run_unless_suspended(attempt)
         except DHTError as err:
             if self._closed:  # that it found nobody says nothing then
                 raise NodeDestroyed("the node was closed meanwhile") from err
@@ -208,6 +216,16 @@ class DHT:
             raise
         self.connects.note_opened(connection)
         return connection
+
+    async def _run_unless_suspended(self, attempt: ConnectAttempt) -> Connection:
+        if not self._suspended:
+            with trio.CancelScope() as scope:
+                self._attempts.add(scope)
+                try:
+                    return await attempt.run()
+                finally:
+                    self._attempts.discard(scope)
+        raise Suspended("the node is suspended: connect again when it has been resumed")
 
     def _known_relays(self, public_key: bytes) -> list[Address]:
         """Nodes that reach a peer as far as we remember, or know as a node ourselves."""
@@ -420,6 +438,10 @@ class DHT:
         """The value that has a hash (32 bytes); None when no node has it."""
         return await storage.immutable_get(self.node, target)
 
+    async def delayed_ping(self, address: Address, delay: float) -> Response:
+        """Ask a node to answer `delay` seconds later; see RPCNode.delayed_ping."""
+        return await self.node.delayed_ping(address, delay)
+
     def _refresh_announcements(self) -> None:
         for listener in self._listeners.values():
             listener.announcer.refresh()
@@ -450,7 +472,7 @@ class DHT:
         action = self._router.route(request, trio.current_time())
         if isinstance(action, routing.Deliver):
             listener = self._listeners.get(request.target or b"")
-            if listener is not None:
+            if listener is not None and not self._suspended:
                 listener.deliver(action.message, request)
         elif action is not None:
             self.perform(request, action)
@@ -487,6 +509,53 @@ class DHT:
             await nursery.start(self.sockets.run)
             await nursery.start(self.node.run)
             task_status.started()
+
+    async def suspend(self) -> None:
+        """Leave the network and close the sockets until `resume`: the machine is about to sleep.
+
+        Announcements are taken back, which may take 1.5 s. Connections end, calls of `connect`
+        raise Suspended and requests RequestSuspended, those under way too. Listeners stay, and
+        accept again after `resume`. Spec: hyperdht index.js and dht-rpc lib/io.js `suspend`.
+        """
+        async with self._suspending:
+            if self._suspended or self._closed:
+                return
+            self._suspended = True
+            for scope in self._attempts:
+                scope.cancel()
+            try:
+                async with trio.open_nursery() as nursery:
+                    for listener in self._listeners.values():
+                        nursery.start_soon(listener.announcer.suspend)
+            finally:
+                self.node.suspend()
+                self.sockets.suspend()
+
+    async def resume(self) -> None:
+        """Take part in the network again, on the same ports if they are still free.
+
+        Raises:
+            NodeDestroyed: the node is closed.
+            OSError: no socket can be bound; the node stays suspended.
+        """
+        async with self._suspending:
+            self._check_running()
+            if self._suspended:
+                self.sockets.resume()
+                self.node.resume()
+                self._suspended = False
+                for listener in self._listeners.values():
+                    listener.announcer.resume()
+
+    @property
+    def suspended(self) -> bool:
+        """Whether `suspend` was called, and `resume` not since."""
+        return self._suspended
+
+    def _survive_disruption(self) -> None:
+        for listener in self._listeners.values():
+            listener.announcer.restart()
+        self.sockets.put_streams_on_trial(TRIAL_TIME)
 
     async def shut_down(self) -> None:
         """Close the listeners, which takes their announcements back; bounded in time."""

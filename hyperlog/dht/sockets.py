@@ -67,6 +67,9 @@ class StreamHandler(Protocol):
 
     def handle_timer(self, now: float) -> None: ...
 
+    def put_on_trial(self, limit: float, now: float) -> None:
+        """End unless something comes from the peer within `limit` seconds."""
+
     def destroy(self) -> None:
         """End at once, and tell the peer."""
 
@@ -88,8 +91,15 @@ class Sockets:
     """The sockets of one node; made by `Sockets.open`, alive while `run` runs."""
 
     def __init__(
-        self, server: DatagramSocket, client: DatagramSocket, factory: SocketFactory
+        self,
+        server: DatagramSocket,
+        client: DatagramSocket,
+        factory: SocketFactory,
+        *,
+        exact_port: bool = False,
     ) -> None:
+        self._exact_port = exact_port
+        self._bound: dict[int, Address] = {}  # while suspended
         self._sockets: dict[int, DatagramSocket] = {SERVER: server, CLIENT: client}
         self._references: dict[int, int] = {}
         self._reusable: set[int] = set()
@@ -156,7 +166,7 @@ class Sockets:
         except OSError:
             server.close()
             raise
-        return cls(server, client, factory)
+        return cls(server, client, factory, exact_port=True)
 
     # -- life -------------------------------------------------------------------------------------
 
@@ -177,13 +187,60 @@ class Sockets:
                 sock.close()
             self._sockets.clear()
 
+    def suspend(self) -> None:
+        """Close all sockets until `resume`; streams end, and their peers are told."""
+        for stream in list(self._streams.values()):
+            stream.destroy()
+        self._backlog.clear()
+        self._bound = {index: self.local_address(index) for index in (SERVER, CLIENT)}
+        for sock in self._sockets.values():
+            sock.close()
+        self._sockets.clear()
+
+    def resume(self) -> None:
+        """Bind the server and the client socket again, to the ports that they had if those are
+        free. Pool sockets are gone for good.
+
+        Raises:
+            OSError: they cannot be bound; all is as before.
+        """
+        if self._nursery is None:
+            raise RuntimeError("the node is not running")
+        server = self._bind_again(SERVER, exact=self._exact_port)
+        try:
+            client = self._bind_again(CLIENT)
+        except OSError:
+            server.close()
+            raise
+        self._sockets = {SERVER: server, CLIENT: client}
+        for index in self._sockets:
+            self._nursery.start_soon(self._receive_loop, index)
+
+    def _bind_again(self, index: int, *, exact: bool = False) -> DatagramSocket:
+        host, port = self._bound[index]
+        try:
+            return self._factory(host, port)
+        except OSError:
+            if exact:
+                raise
+            return self._factory(host, 0)
+
+    def put_streams_on_trial(self, limit: float) -> None:
+        """Have every stream end unless something comes from its peer within `limit` seconds."""
+        now = trio.current_time()
+        for stream in self._streams.values():
+            stream.put_on_trial(limit, now)
+        self._dirty.update(self._streams)
+        self._pump_lot.unpark()
+
     def local_address(self, socket: int) -> Address:
-        """Address that a socket is bound to.
+        """Address that a socket is bound to, or was while suspended.
 
         Raises:
             KeyError: no such socket (any more).
         """
-        return self._sockets[socket].local_address
+        sock = self._sockets.get(socket)
+        return self._bound[socket] if sock is None else sock.local_address
 
     def open_pool_socket(self, on_probe: Callable[[Address], None]) -> int:
         """Bind one more socket for a hole punch; the caller holds it until `release`."""

@@ -113,6 +113,9 @@ class RelayStream:
     def batch_done(self, now: float) -> None:
         pass
 
+    def put_on_trial(self, limit: float, now: float) -> None:
+        pass  # the peers find out, and the relay by their silence
+
     def datagrams_to_send(self, now: float) -> list[tuple[int, Address, list[bytes]]]:
         partner = self.partner
         if not self._queue or partner.address is None or partner.socket is None:
@@ -151,6 +154,9 @@ class RelayStream:
 
     def handle_timer(self, now: float) -> None:
         pass  # what the timer asked for, datagrams_to_send does next
+
+    def put_on_trial(self, limit: float, now: float) -> None:
+        pass  # who is still there, the two peers find out for themselves
 
     def destroy(self) -> None:
         """Forget the stream. The peers are not told, as they may be connected without us by now."""

@@ -29,6 +29,7 @@ __all__ = ["READ_CHUNK", "OneTask", "UDXStream"]
 
 HIGH_WATER: Final = 512 * 1024  # bytes written but never sent, above which writers wait
 READ_CHUNK: Final = 256 * 1024  # bytes taken at a time, so that one reader does not hold the loop
+TRIAL_REPEAT: Final = 0.5  # s between questions whether a peer is still there
 SILENCE_CHECK: Final = 1.0  # s between looks at how long a peer has been silent
 LATE_CHECK: Final = 0.25  # s behind time, from which on our own process must have been stopped
 LINGER: Final = 2.0  # s that aclose waits for the peer to confirm more than before
@@ -75,6 +76,9 @@ class UDXStream(trio.abc.HalfCloseableStream):
         self._silence_limit: float | None = None
         self._silence_check_at = 0.0
         self._silent_since = 0.0
+        self._tried_at: float | None = None
+        self._trial_ends_at = 0.0
+        self._trial_check_at = 0.0
         self._written = 0
         self._acknowledged = 0
         # Of each flight under way: the seq behind it, and which of the bytes written it completes.
@@ -154,6 +158,8 @@ class UDXStream(trio.abc.HalfCloseableStream):
             check_at = self._silence_check_at
             if timer is None or check_at < timer:
                 timer = check_at
+        if self._tried_at is not None and (timer is None or self._trial_check_at < timer):
+            timer = self._trial_check_at
         return timer
 
     def handle_timer(self, now: float) -> None:
@@ -163,6 +169,28 @@ class UDXStream(trio.abc.HalfCloseableStream):
         self._take_events()
         if self._silence_limit is not None and not self._finished:
             self._check_silence(now, self._silence_limit)
+        if self._tried_at is not None and not self._finished and now >= self._trial_check_at:
+            self._check_trial(self._tried_at, now)
+
+    def put_on_trial(self, limit: float, now: float) -> None:
+        """Give the peer up unless something comes from it within `limit` seconds.
+
+        It is asked for an answer at once, and again every TRIAL_REPEAT seconds.
+        """
+        if self.core.connected and not self._finished:
+            self._tried_at = self._trial_check_at = now
+            self._trial_ends_at = now + limit
+
+    def _check_trial(self, tried_at: float, now: float) -> None:
+        if self._heard_at > tried_at:
+            self._tried_at = None
+        elif now >= self._trial_ends_at:
+            self._destroyed = True
+            self.core.destroy(now)
+            self._finish(StreamTimeout("nothing came from the peer since the network changed"))
+        else:
+            self.core.ask_for_answer()
+            self._trial_check_at = min(now + TRIAL_REPEAT, self._trial_ends_at)
 
     def _check_silence(self, now: float, limit: float) -> None:
         late = now - self._silence_check_at

@@ -193,6 +193,10 @@ class UDXStreamCore:
             self._farewell.append(self._closing_reply)
         self._close(None)
 
+    def ask_for_answer(self) -> None:
+        """Send a HEARTBEAT now, which every peer answers."""
+        self._keep_alive_due = True
+
     def set_keep_alive(self, interval: float | None, now: float) -> None:
         """Send a HEARTBEAT when nothing was sent for `interval` seconds; None stops it."""
         self._keep_alive = interval
