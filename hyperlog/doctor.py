@@ -99,8 +99,9 @@ class _Examination:
     async def run(self, public_key: bytes | None, nodes: Sequence[Address]) -> bool:
         try:
             addresses = await self._look_at_bootstrap_nodes()
+            # Those that do not answer are told of already; waiting for them helps nobody.
             async with open_dht(
-                bootstrap=self._bootstrap, ephemeral=True, key_pair=self._key_pair
+                bootstrap=addresses, ephemeral=True, key_pair=self._key_pair
             ) as dht:
                 await self._join(dht)
                 nat = await self._look_at_nat(dht, addresses)

@@ -146,16 +146,15 @@ class _TextReport:
         return [line.replace("\N{NO-BREAK SPACE}", " ") for line in lines]
 
     def end(self, *, good: bool) -> None:
-        if good:
-            text = "The server can be reached." if self._has_target else "The network can be used."
-            if self._warnings:
-                text += " See the warnings." if self._warnings > 1 else " See the warning."
+        subject = "The server" if self._has_target else "The network"
+        verb = "reached" if self._has_target else "used"
+        if not good:
+            step = "" if self._last is None else f" It fails at: {TITLES[self._last.step]}."
+            text = f"{subject} cannot be {verb}.{step}"
+        elif self._warnings:
+            text = f"{subject} can be {verb}; see the warning{'s' * (self._warnings > 1)}."
         else:
-            text = (
-                "The server cannot be reached" if self._has_target else "The network cannot be used"
-            )
-            step = "" if self._last is None else f": {TITLES[self._last.step]}"
-            text += f"{step} is where it fails."
+            text = f"{subject} can be {verb}."
         print(f"\n{text}", flush=True)
 
 

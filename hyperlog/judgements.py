@@ -65,23 +65,27 @@ def judge_names(lookups: Sequence[NameLookup]) -> Finding:
         slowest = milliseconds(max(lookup.seconds for lookup in asked))
         text = f"{counted(len(asked), 'name')} of bootstrap nodes found, in {slowest}"
         return Finding("names", Verdict.OK, text, figures=figures)
-    details = tuple(
-        f"{lookup.node[0]}  "
-        + ("there is no such name" if lookup.failure == "unknown name" else "no answer")
-        for lookup in missed
-    )
-    no_service = all(lookup.failure == "no name service" for lookup in missed)
-    if no_service:
+    details = tuple(f"{lookup.node[0]}  {_NAME_FAILURES[lookup.failure]}" for lookup in missed)
+    if all(lookup.failure == "no name service" for lookup in missed):
         reason = "no name server answers"
         advice = "Check that this machine is connected, and which name servers it has been given."
     else:
-        reason = f"{counted(len(missed), 'name')} of {len(asked)} cannot be found"
-        advice = "Check how they are spelled (--bootstrap), and whether other names can be found."
+        reason = f"{len(missed)} of {counted(len(asked), 'name')} cannot be found"
+        if len(asked) == 1:
+            reason = f"there is no such name as {missed[0].node[0]}"
+        advice = "Check the spelling (--bootstrap), and whether other names can be found."
     if any(lookup.address is not None for lookup in lookups):
         if all(lookup.address is not None for lookup in missed):
             reason += ", but their addresses are known to this program"
         return Finding("names", Verdict.WARNING, reason, advice, details, figures)
     return Finding("names", Verdict.FAILED, reason, advice, details, figures)
+
+
+_NAME_FAILURES: Final = {
+    "unknown name": "there is no such name",
+    "no name service": "no answer",
+    None: "found",
+}
 
 
 def judge_udp(probes: Sequence[NodeProbe], lookups: Sequence[NameLookup]) -> Finding:
@@ -149,7 +153,9 @@ def judge_bootstrap(probes: Sequence[NodeProbe]) -> Finding:
     }
     if not answered:
         advice = "Check that they run, and that their addresses and ports are right (--bootstrap)."
-        text = "it does not answer" if len(probes) == 1 else f"none of {len(probes)} answers"
+        text = f"none of {len(probes)} answers"
+        if len(probes) == 1:
+            text = f"{address_text(probes[0].address)} does not answer"
         return Finding("bootstrap", Verdict.FAILED, text, advice, details, figures)
     if len(answered) < len(probes):
         return Finding(
