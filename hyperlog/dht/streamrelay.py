@@ -113,9 +113,6 @@ class RelayStream:
     def batch_done(self, now: float) -> None:
         pass
 
-    def put_on_trial(self, limit: float, now: float) -> None:
-        pass  # the peers find out, and the relay by their silence
-
     def datagrams_to_send(self, now: float) -> list[tuple[int, Address, list[bytes]]]:
         partner = self.partner
         if not self._queue or partner.address is None or partner.socket is None:
