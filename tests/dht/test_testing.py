@@ -129,6 +129,7 @@ async def test_a_node_that_is_removed_withdraws_and_one_that_crashes_does_not(au
     async with sim_testnet(12, seed=1) as net:
         for crash in (False, True):
             server, witness = net.nodes[5], net.nodes[6]
+            host, port = server.address
             listener = await server.listen()
             await listener.wait_announced()
             await net.remove(server, crash=crash)
@@ -138,8 +139,7 @@ async def test_a_node_that_is_removed_withdraws_and_one_that_crashes_does_not(au
                 {listener.public_key} if crash else set()
             )
         assert len(net.nodes) == 10
-        host = server.address[0]
-        sock = net.network.host(host)("", server.address[1])  # free again, and not cut off
+        sock = net.network.host(host)("", port)  # free again, and not cut off
         witness.sockets.send(0, sock.local_address, b"x")
         await trio.sleep(1)
         assert sock.receive_batch()
