@@ -49,8 +49,7 @@ async def place(near, far, **network) -> AsyncIterator[Place]:
 async def connect(here: Place, *, server=None, client=None) -> tuple[Connection, Connection]:
     """Connect with `relay_through` on either side; the client's end and the server's."""
     listener = await here.server.listen(relay_through=server)
-    while not await listener.wait_announced():
-        await trio.sleep(1)
+    assert await listener.wait_announced()
     connection = await here.client.connect(listener.public_key, relay_through=client)
     return connection, await listener.accept()
 
