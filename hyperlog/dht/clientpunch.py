@@ -332,15 +332,15 @@ class _ClientPunch:
         self._record.rounds += 1
         self._sockets.add_sample(response.to, relay_address)
         seen_address = reply.peer_address or relay_address
-        if answer.error == ERROR_TRY_LATER and self._has_relay and payload.punching:
-            return answer, seen_address
-        if answer.error == ERROR_TRY_LATER:
+        if answer.error == ERROR_TRY_LATER and not (self._has_relay and payload.punching):
             raise RemoteAborted(
                 "the peer is busy with another hole punch that needs random ports: try again in "
                 "20 s, or use a relay"
             )
-        if answer.error != ERROR_NONE:
+        if answer.error not in (ERROR_NONE, ERROR_TRY_LATER):
             raise RemoteAborted(f"the peer gave up with error {answer.error}")
+        # In a TRY_LATER, too: the next message carries no token. (Compat: hyperdht 6.34.0
+        # lib/connect.js does not look there, and then has no verified address to send probes to.)
         echoed = (
             payload.token is not None
             and answer.remote_token is not None

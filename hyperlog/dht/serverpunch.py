@@ -40,7 +40,8 @@ logger = logging.getLogger("hyperlog.dht.serverpunch")
 
 MAX_PENDING: Final = 8  # hole punch messages of one attempt handled at a time
 FIRST_TIMEOUT: Final = 10.0  # s for the client to start punching, hyperdht lib/server.js
-NEXT_TIMEOUT: Final = 30.0  # s for it to ask again after TRY_LATER: it waits 20 s at most
+NEXT_TIMEOUT: Final = 30.0  # s between its messages while there is a relay: it pauses up to 20 s
+MAX_DURATION: Final = 900.0  # s that a client may ask again and again
 
 
 class ServerPunch:
@@ -83,7 +84,9 @@ class ServerPunch:
         )
         self._round = 0
         self._pending = 0
-        self._idle_at = trio.current_time() + FIRST_TIMEOUT
+        now = trio.current_time()
+        self._idle_at = now + (NEXT_TIMEOUT if has_relay else FIRST_TIMEOUT)
+        self._ends_at = now + MAX_DURATION
         self._scope = trio.CancelScope()
         nursery.start_soon(self._run)
 
@@ -137,6 +140,8 @@ class ServerPunch:
             payload = self._secure.decrypt_untrusted(message.payload)
         except RemoteProtocolError:
             return
+        if self._has_relay:
+            self._idle_at = min(trio.current_time() + NEXT_TIMEOUT, self._ends_at)
         self._pending += 1
         self._nursery.start_soon(self._answer, message, message.peer_address, payload, request)
 
@@ -233,7 +238,6 @@ class ServerPunch:
         if not self._sockets.reserve():
             self._dht.punches.try_later += 1
             self.record.delays += 1
-            self._idle_at = trio.current_time() + NEXT_TIMEOUT
             return ERROR_TRY_LATER
         await self._sockets.punch()
         return ERROR_NONE

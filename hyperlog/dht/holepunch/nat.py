@@ -26,7 +26,7 @@ __all__ = ["MIN_SAMPLES", "Nat"]
 MIN_SAMPLES: Final = 4  # after which no more are waited for
 JUDGE_AFTER: Final = 3  # samples
 MAX_SAMPLES: Final = 64  # samples beyond are not looked at; a socket lives for one attempt
-SKIP_NEWEST: Final = 5  # nodes that are not asked, because all sockets of late asked them too,
+SKIP_NEWEST: Final = 5  # nodes that are asked last, because all sockets of late asked them too,
 SKIP_FROM: Final = 8  # when we know at least this many
 
 
@@ -78,7 +78,9 @@ class Nat:
         """
         wanted = MIN_SAMPLES - self.sampled
         skip = SKIP_NEWEST if len(newest_first) >= SKIP_FROM else 0
-        fresh = [node for node in newest_first[skip:] if node not in self._asked]
+        # In a small network the newest are better than too few.
+        by_preference = [*newest_first[skip:], *newest_first[:skip]]
+        fresh = [node for node in by_preference if node not in self._asked]
         chosen = fresh[: max(wanted, 0)]
         self._asked.update(chosen)
         return chosen

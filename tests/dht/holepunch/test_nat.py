@@ -105,7 +105,8 @@ def test_nodes_are_asked_once_and_the_newest_of_many_are_spared():
     nat = Nat()
     assert nat.nodes_to_ping(nodes) == nodes[5:9]
     nat.add((HOST, 1), nodes[5])
-    assert nat.nodes_to_ping(nodes) == nodes[9:]
+    assert nat.nodes_to_ping(nodes) == [nodes[9], *nodes[:2]]
+    assert nat.nodes_to_ping(nodes) == nodes[2:5]
     assert nat.nodes_to_ping(nodes) == []
     assert not nat.settled
     nat.give_up()
