@@ -47,6 +47,7 @@ from hyperlog.dht.listener import Admit, Firewall, Listener, ListenerStatistics
 from hyperlog.dht.memory import MemoryStatistics, ReceiveMemory
 from hyperlog.dht.node import IncomingRequest, RPCNode, RPCStatistics
 from hyperlog.dht.paths import RelayChoice
+from hyperlog.dht.pool import MAX_POOLED, ConnectionPool
 from hyperlog.dht.publickey import decode_public_key
 from hyperlog.dht.punchsockets import MayPunch
 from hyperlog.dht.routes import Routes
@@ -296,6 +297,10 @@ class DHT:
             self.forget_listener(listener)
             raise
         return listener
+
+    def pool(self, *, max_connections: int = MAX_POOLED) -> ConnectionPool:
+        """A pool of connections, of which there is one to each peer."""
+        return ConnectionPool(self, max_connections=max_connections)
 
     def forget_listener(self, listener: Listener) -> None:
         """A listener closes: its key is no longer ours."""
