@@ -401,7 +401,7 @@ class _HandshakeProbe:
 
     async def _who_is_silent(self, node: Address) -> Stopped:
         try:
-            await self._dht.node.ping(node)
+            await self._dht.node.ping(node, retries=1)
         except DHTError:
             return "node silent"
         return "peer silent"
