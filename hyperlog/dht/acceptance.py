@@ -41,13 +41,13 @@ from hyperlog.dht.constants import (
     FIREWALL_UNKNOWN,
 )
 from hyperlog.dht.errors import DHTError
-from hyperlog.dht.holepuncher import ServerPunch
 from hyperlog.dht.interfaces import is_private, match_address
 from hyperlog.dht.memory import UNPROVED_WINDOW
 from hyperlog.dht.noise.secretstream import SecretStreamCore
 from hyperlog.dht.paths import RELAY_TIMEOUT, RELAYED, RelayChoice, StreamPaths, choose_relay
 from hyperlog.dht.punchsockets import MayPunch
 from hyperlog.dht.relaying import connect_through_relay
+from hyperlog.dht.serverpunch import ServerPunch
 
 if TYPE_CHECKING:
     from hyperlog.dht.announcer import Announcer

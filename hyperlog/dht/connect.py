@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from hyperlog.dht.clientpunch import punch_as_client
 from hyperlog.dht.commands.handshake import HandshakeInitiator
 from hyperlog.dht.commands.messages import Handshake, NoisePayload, RelayThrough, UDXInfo
 from hyperlog.dht.compact import Address
@@ -53,7 +54,6 @@ from hyperlog.dht.errors import (
     ServerIncompatible,
 )
 from hyperlog.dht.holepunch.punches import PunchRecord
-from hyperlog.dht.holepuncher import punch_as_client
 from hyperlog.dht.interfaces import is_bogon, is_reserved, match_address
 from hyperlog.dht.keys import KeyPair, generic_hash
 from hyperlog.dht.noise.secretstream import SecretStreamCore
