@@ -17,12 +17,17 @@ from hyperlog.dht.constants import (
     PEER_HANDSHAKE,
     PEER_HOLEPUNCH,
 )
-from hyperlog.dht.errors import ConnectError, RequestTimeout
+from hyperlog.dht.errors import (
+    ConnectError,
+    DoubleRandomizedNATs,
+    RemoteAborted,
+    RequestTimeout,
+)
 from hyperlog.dht.holepunch.payload import HolepunchPayload, SecurePayload
 from hyperlog.dht.keys import KeyPair
-from hyperlog.dht.rpc.messages import PING, decode_untrusted
 from hyperlog.dht.sockets import CLIENT, LINGER, SERVER
 from tests.dht.peers import sim_dht
+from tests.dht.punching import is_ping, open_behind_nat
 
 
 class Gate:
@@ -77,6 +82,86 @@ async def test_peers_behind_firewalls_punch_through(seed, autojump_clock):
         for node in (server, client):
             assert node.statistics().sockets.sockets == 2
             assert node.statistics().sockets.streams == 0
+
+
+@pytest.mark.parametrize(
+    ("client_kind", "server_kind", "client_counts", "server_counts"),
+    [
+        ("consistent", "random", "random_remote", "random_local"),
+        ("random", "consistent", "random_local", "random_remote"),
+        ("sequential", "consistent", "random_local", "random_remote"),
+    ],
+)
+async def test_a_connection_through_a_nat_with_random_ports_lives_on_its_one_socket(
+    client_kind, server_kind, client_counts, server_counts, autojump_clock
+):
+    async with (
+        sim_dht(8, seed=3) as net,
+        open_behind_nat(net, 1, mapping=server_kind) as (_, server),
+        open_behind_nat(net, 2, mapping=client_kind) as (_, client),
+    ):
+        listener = await server.listen()
+        await listener.wait_announced()
+        with trio.fail_after(40):
+            connection = await client.connect(listener.public_key)
+            accepted = await exchange(listener, connection)
+        assert connection.path == accepted.path == "punched"
+        for node, strategy in ((client, client_counts), (server, server_counts)):
+            counts = getattr(node.statistics().punches, strategy)
+            assert (counts.attempted, counts.succeeded, counts.failed) == (1, 1, 0)
+            assert node.statistics().sockets.sockets == 2 + 1
+            assert node.punches.limit.running == 0
+        await trio.sleep(600)
+        await connection.send(b"still")
+        assert await accepted.receive() == b"still"
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(connection.aclose)
+            nursery.start_soon(accepted.aclose)
+        await trio.sleep(15)
+        for node in (server, client):
+            assert node.statistics().sockets.sockets == 2
+
+
+async def test_two_nats_with_random_ports_are_told_apart_from_other_failures(autojump_clock):
+    async with (
+        sim_dht(8) as net,
+        open_behind_nat(net, 1, mapping="random") as (_, server),
+        open_behind_nat(net, 2, mapping="random") as (_, client),
+    ):
+        listener = await server.listen()
+        await listener.wait_announced()
+        started = trio.current_time()
+        with pytest.raises(DoubleRandomizedNATs) as caught:
+            await client.connect(listener.public_key)
+        assert caught.value.code == "HOLEPUNCH_DOUBLE_RANDOMIZED_NATS"
+        assert trio.current_time() - started < 2
+        await trio.sleep(15)
+        assert server.statistics().sockets.sockets == 2
+
+
+async def test_clients_with_random_ports_come_in_one_after_the_other(autojump_clock):
+    async with (
+        sim_dht(8, seed=1) as net,
+        open_behind_nat(net, 1) as (_, server),
+        open_behind_nat(net, 2, mapping="random") as (_, first),
+        open_behind_nat(net, 3, mapping="random") as (_, second),
+    ):
+        listener = await server.listen()
+        await listener.wait_announced()
+        connected = []
+
+        async def connect(client):
+            connected.append(await client.connect(listener.public_key))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(connect, first)
+            await trio.sleep(0.5)
+            with pytest.raises(RemoteAborted, match="busy"):
+                await second.connect(listener.public_key)
+        assert server.statistics().punches.try_later == 1
+        await trio.sleep(20)
+        await connect(second)
+        assert [connection.path for connection in connected] == ["punched", "punched"]
 
 
 async def test_the_end_of_a_punched_connection_is_told_again_when_it_got_lost(autojump_clock):
@@ -136,13 +221,6 @@ async def test_peers_punch_through_although_every_first_ping_and_probe_is_lost(a
             connection = await client.connect(listener.public_key)
         assert len(lost) >= 2 * 4 + 1  # both asked every node, and the client probed at once
         assert connection.path == "punched"
-
-
-def is_ping(data):
-    if data[0] != 0x03:
-        return False
-    request = decode_untrusted(data)
-    return (request.command, request.internal) == (PING, True)
 
 
 async def test_a_firewall_that_lets_nothing_in_ends_the_attempt_in_bounded_time(autojump_clock):
