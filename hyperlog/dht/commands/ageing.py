@@ -12,6 +12,7 @@ Source: xache index.js, record-cache index.js.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Hashable
 from typing import Final, Generic, TypeVar
@@ -27,20 +28,21 @@ V = TypeVar("V")
 class _Clock:
     """Tells how many generations end between two looks at it."""
 
-    __slots__ = ("_ends_at", "_length")
+    __slots__ = ("_length", "ends_at")
 
     def __init__(self, max_age: float) -> None:
         self._length = max_age * GENERATION
-        self._ends_at: float | None = None
+        self.ends_at = -math.inf
+        """when the generation ends; before that nobody has to ask for `turns`"""
 
     def turns(self, now: float) -> int:
         """0, 1, or 2 for all that is more; the first look starts the first generation."""
-        if self._ends_at is None:
-            self._ends_at = now + self._length
-        if now < self._ends_at:
+        if self.ends_at == -math.inf:
+            self.ends_at = now + self._length
+        if now < self.ends_at:
             return 0
-        count = int((now - self._ends_at) // self._length) + 1
-        self._ends_at += count * self._length
+        count = int((now - self.ends_at) // self._length) + 1
+        self.ends_at += count * self._length
         return min(count, 2)
 
 
@@ -88,7 +90,8 @@ class AgeingCache(Generic[K, V]):
         return self._young_size + self._old_size
 
     def get(self, key: K, now: float) -> V | None:
-        self._age(now)
+        if now >= self._clock.ends_at:
+            self._age(now)
         value = self._young.get(key)
         return value if value is not None else self._old.get(key)
 
@@ -151,7 +154,8 @@ class TopicRecords:
 
     def sample(self, topic: bytes, count: int, now: float) -> list[bytes]:
         """Up to `count` different records of the topic, chosen at random."""
-        self._age(now)
+        if now >= self._clock.ends_at:
+            self._age(now)
         young, old = self._young.records(topic), self._old.records(topic)
         total = len(young) + len(old)
         if total <= count:

@@ -42,9 +42,9 @@ class Values:
         max_bytes: int = MAX_BYTES,
         max_age: float = MAX_AGE,
     ) -> None:
-        # Mutable ones as the replies to gets, that is as encoded MutableGet.
-        self._mutable: AgeingCache[bytes, bytes] = AgeingCache(
-            max_entries, max_age, max_bytes=max_bytes, size_of=_size_of
+        # The number of each, and the reply to a get, that is an encoded MutableGet.
+        self._mutable: AgeingCache[bytes, tuple[int, bytes]] = AgeingCache(
+            max_entries, max_age, max_bytes=max_bytes, size_of=_size_of_mutable
         )
         self._immutable: AgeingCache[bytes, bytes] = AgeingCache(
             max_entries, max_age, max_bytes=max_bytes, size_of=_size_of
@@ -67,9 +67,9 @@ class Values:
         except RemoteProtocolError:
             return None
         stored = self._mutable.get(request.target, now)
-        if stored is not None and Reader(stored).uint() < seq:
-            stored = None
-        return _answer(stored)
+        if stored is None or stored[0] < seq:
+            return _answer(None)
+        return _answer(stored[1])
 
     def put_mutable_untrusted(self, request: CommandRequest, now: float) -> Reply | None:
         """The answer to MUTABLE_PUT; one with an error tells that the number is spent.
@@ -94,12 +94,12 @@ class Values:
             return None
         stored = self._mutable.get(target, now)
         if stored is not None:
-            latest = MutableGet.decode_untrusted(stored)
+            latest = MutableGet.decode_untrusted(stored[1])
             if put.seq == latest.seq and put.value != latest.value:
                 return Reply(None, closer_nodes=True, error=SEQ_REUSED)
             if put.seq < latest.seq:
                 return Reply(None, closer_nodes=True, error=SEQ_TOO_LOW)
-        self._mutable.set(target, encoded, now)
+        self._mutable.set(target, (put.seq, encoded), now)
         return _answer(None)
 
     def get_immutable(self, request: CommandRequest, now: float) -> Reply | None:
@@ -121,6 +121,10 @@ class Values:
 
 def _answer(value: bytes | None) -> Reply:
     return Reply(value, closer_nodes=True, token=True)
+
+
+def _size_of_mutable(target: bytes, entry: tuple[int, bytes]) -> int:
+    return len(target) + len(entry[1])
 
 
 def _size_of(target: bytes, value: bytes) -> int:

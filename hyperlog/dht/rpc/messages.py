@@ -26,6 +26,7 @@ __all__ = [
     "Request",
     "Response",
     "decode_untrusted",
+    "encode_response",
     "node_id",
     "pack_address",
     "unpack_address",
@@ -54,6 +55,7 @@ FLAG_ERROR: Final = 8  # responses
 FLAG_VALUE: Final = 16
 
 HASH_SIZE: Final = 32  # bytes of an id, a token and a target
+ADDRESS_SIZE: Final = 6  # bytes
 MIN_SIZE: Final = 10  # bytes: kind, flags, tid, to
 MAX_CLOSER_NODES: Final = 64
 """More in one response is refused: honest nodes send at most 20, and each one costs a hash."""
@@ -157,29 +159,50 @@ class Response:
         Raises:
             LocalProtocolError: a field does not fit.
         """
-        flags = 0
-        tail = b""
-        if self.id is not None:
-            flags = FLAG_ID
-            tail = self.id
-        if self.token is not None:
-            flags |= FLAG_TOKEN
-            tail += self.token
-        if nodes := self.closer_nodes:
-            if len(nodes) > MAX_CLOSER_NODES:
-                raise LocalProtocolError(f"{len(nodes)} closer nodes, at most {MAX_CLOSER_NODES}")
-            flags |= FLAG_CLOSER_NODES
-            tail += bytes((len(nodes),)) + b"".join(map(pack_address, nodes))
-        if self.error:
-            flags |= FLAG_ERROR
-            tail += _encode_uint(self.error)
-        if (value := self.value) is not None:
-            flags |= FLAG_VALUE
-            tail += _encode_uint(len(value)) + value
-        try:
-            return HEADER.pack(RESPONSE, flags, self.tid, pack_address(self.to)) + tail
-        except struct.error as err:
-            raise LocalProtocolError(f"tid {self.tid} is not 0 … 65535") from err
+        nodes = b"".join(map(pack_address, self.closer_nodes))
+        return encode_response(
+            self.tid, self.to, self.id, self.token, nodes, self.error, self.value
+        )
+
+
+def encode_response(
+    tid: int,
+    to: Address,
+    id: bytes | None,
+    token: bytes | None,
+    closer_nodes: bytes,
+    error: int,
+    value: bytes | None,
+) -> bytes:
+    """The datagram of a Response with these fields; `closer_nodes` are addresses, packed already.
+
+    Raises:
+        LocalProtocolError: a field does not fit.
+    """
+    flags = 0
+    tail = b""
+    if id is not None:
+        flags = FLAG_ID
+        tail = id
+    if token is not None:
+        flags |= FLAG_TOKEN
+        tail += token
+    if closer_nodes:
+        count = len(closer_nodes) // ADDRESS_SIZE
+        if count > MAX_CLOSER_NODES:
+            raise LocalProtocolError(f"{count} closer nodes, at most {MAX_CLOSER_NODES}")
+        flags |= FLAG_CLOSER_NODES
+        tail += bytes((count,)) + closer_nodes
+    if error:
+        flags |= FLAG_ERROR
+        tail += _encode_uint(error)
+    if value is not None:
+        flags |= FLAG_VALUE
+        tail += _encode_uint(len(value)) + value
+    try:
+        return HEADER.pack(RESPONSE, flags, tid, pack_address(to)) + tail
+    except struct.error as err:
+        raise LocalProtocolError(f"tid {tid} is not 0 … 65535") from err
 
 
 def decode_untrusted(data: bytes) -> Request | Response:

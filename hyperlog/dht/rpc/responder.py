@@ -21,7 +21,7 @@ from hyperlog.dht.rpc.messages import (
     PING_NAT,
     UNKNOWN_COMMAND,
     Request,
-    Response,
+    encode_response,
     unpack_address,
 )
 from hyperlog.dht.rpc.neighbours import Neighbours
@@ -128,18 +128,17 @@ class Responder:
         request = event.request
         to = event.address if to is None else to
         socket = event.socket if socket is None else socket
-        response = Response(
+        target = request.target
+        datagram = encode_response(
             request.tid,
             to,
-            id=self._identity.id_on(socket),
-            token=self._tickets.issue(to[0], now) if token else None,
-            closer_nodes=self._neighbours.closest(request.target)
-            if closer_nodes and request.target is not None
-            else [],
-            error=error,
-            value=value,
+            self._identity.id_on(socket),
+            self._tickets.issue(to[0], now) if token else None,
+            self._neighbours.table.closest_packed(target) if closer_nodes and target else b"",
+            error,
+            value,
         )
-        self._outbox.append((socket, to, response.encode()))
+        self._outbox.append((socket, to, datagram))
         tally = self.tallies.of(request.command, request.internal)
         if error:
             tally.refused += 1

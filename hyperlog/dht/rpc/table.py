@@ -11,11 +11,12 @@ from typing import Final
 
 from hyperlog.dht.compact import Address
 from hyperlog.dht.constants import K
-from hyperlog.dht.rpc.messages import node_id
+from hyperlog.dht.rpc.messages import node_id, pack_address
 
 __all__ = ["Node", "Table", "distance"]
 
 ID_BITS: Final = 256
+MAX_ORDERS: Final = 4096  # answers of closest_packed that are kept, of about 150 bytes each
 
 
 def distance(a: bytes, b: bytes) -> int:
@@ -50,7 +51,7 @@ class Table:
     Iterating gives the nodes from the one unheard of for longest to the latest.
     """
 
-    __slots__ = ("_nodes", "_number", "_rows", "id", "k")
+    __slots__ = ("_nodes", "_number", "_orders", "_rows", "_telling_bits", "id", "k")
 
     def __init__(self, own_id: bytes, k: int = K) -> None:
         self.id = own_id
@@ -58,6 +59,10 @@ class Table:
         self._number = int.from_bytes(own_id, "big")
         self._rows: dict[int, list[Node]] = {}
         self._nodes: dict[bytes, Node] = {}  # in the order of the last sign of life
+        # What closest_packed gave since the last change of nodes, by the first bits of the target.
+        # As many of them decide the order of distances as tell any two nodes apart.
+        self._orders: dict[int, bytes] = {}
+        self._telling_bits = 1
 
     def __len__(self) -> int:
         return len(self._nodes)
@@ -90,7 +95,12 @@ class Table:
         if len(row) >= self.k:
             return False
         row.append(node)
+        for other in self._nodes.values():
+            shared = ID_BITS - (node.number ^ other.number).bit_length()
+            if shared >= self._telling_bits:
+                self._telling_bits = shared + 1
         self._nodes[node.id] = node
+        self._orders.clear()
         return True
 
     def remove(self, node: Node) -> bool:
@@ -98,6 +108,7 @@ class Table:
         if node not in self:
             return False
         del self._nodes[node.id]
+        self._orders.clear()
         self._rows[self._row_index(node.id)].remove(node)
         return True
 
@@ -127,6 +138,20 @@ class Table:
             index -= 1
         found.sort(key=lambda node: node.number ^ number)
         return found[:count]
+
+    def closest_packed(self, target: bytes) -> bytes:
+        """The addresses of `closest`, each as its 6 bytes on the wire.
+
+        Every answer to a search needs them, mostly between two changes of the table.
+        """
+        first_bits = int.from_bytes(target, "big") >> (ID_BITS - self._telling_bits)
+        packed = self._orders.get(first_bits)
+        if packed is None:
+            packed = b"".join([pack_address(node.address) for node in self.closest(target)])
+            if len(self._orders) >= MAX_ORDERS:
+                self._orders.clear()
+            self._orders[first_bits] = packed
+        return packed
 
     def moved_to(self, own_id: bytes) -> Table:
         """A table around another id with those of the nodes that fit."""

@@ -5,8 +5,8 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hyperlog.dht.rpc.messages import node_id
-from hyperlog.dht.rpc.table import Node, Table, distance
+from hyperlog.dht.rpc.messages import node_id, pack_address
+from hyperlog.dht.rpc.table import MAX_ORDERS, Node, Table, distance
 
 VECTORS = Path(__file__).parents[2] / "vectors" / "dht"
 ROUTING = json.loads((VECTORS / "routing-nat.json").read_text())["routingTable"]
@@ -113,6 +113,31 @@ def test_removing_a_node_that_was_replaced_by_its_double_does_nothing():
     assert table.remove(first)
     assert not table.remove(first)
     assert len(table) == 0
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 2**32), st.integers(0, 80), st.randoms(use_true_random=False))
+def test_packed_addresses_are_those_of_the_closest_nodes_after_every_change(seed, count, rng):
+    table = filled_table(seed, count)
+    known = list(table)
+    for _ in range(40):
+        near = known and rng.random() < 0.7
+        base = int.from_bytes(rng.choice(known).id if near else rng.randbytes(32), "big")
+        target = (base ^ rng.getrandbits(rng.choice([1, 200, 240, 256]))).to_bytes(32, "big")
+        expected = b"".join(pack_address(node.address) for node in table.closest(target))
+        assert table.closest_packed(target) == table.closest_packed(target) == expected
+        if known and rng.random() < 0.2:
+            table.remove(rng.choice(known))
+        elif rng.random() < 0.2:
+            table.add(Node(("10.1.0.1", rng.randrange(1, 65536))))
+
+
+def test_packed_addresses_are_kept_within_bounds():
+    table = filled_table(3, 200)
+    rng = random.Random(3)
+    for _ in range(3 * MAX_ORDERS):
+        table.closest_packed(rng.randbytes(32))
+        assert len(table._orders) <= MAX_ORDERS
 
 
 def test_moving_to_another_id_keeps_the_nodes_that_fit():

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from hyperlog.dht.rpc.tickets import ROTATION_INTERVAL, Tickets
+from hyperlog.dht.rpc.tickets import MAX_ISSUED, ROTATION_INTERVAL, Tickets
 
 VECTORS = Path(__file__).parents[2] / "vectors" / "dht"
 TOKEN = json.loads((VECTORS / "ids-keys-namespaces.json").read_text())["token"]
@@ -33,6 +33,16 @@ def test_rotation_derives_the_same_secrets_as_javascript():
 
     host = "88.99.3.86"
     assert rotated.issue(host, ROTATION_INTERVAL) == expected.issue(host, 100.0)
+
+
+def test_any_number_of_hosts_gets_tickets_and_few_are_kept(tickets):
+    def issue_all():
+        return [tickets.issue(f"10.0.{n // 256}.{n % 256}", 0.0) for n in range(3 * MAX_ISSUED)]
+
+    issued = issue_all()
+    assert issue_all() == issued
+    assert len(set(issued)) == 3 * MAX_ISSUED
+    assert len(tickets._issued) <= MAX_ISSUED
 
 
 def test_a_ticket_is_valid_for_its_host_alone(tickets):
