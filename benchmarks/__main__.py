@@ -23,6 +23,7 @@ NAMES = (
     "raw_connection",
     "latency",
     "connect",
+    "node",
     "trace_cost",
     "store",
     "mirror",
