@@ -296,6 +296,8 @@ class Listener(trio.abc.Listener[Connection]):
             return True
 
     def _make_room_for_punch(self) -> None:
+        if len(self._handshakes) < MAX_PUNCHES:
+            return
         punching = [other for other in self._handshakes if other.punching]
         if len(punching) >= MAX_PUNCHES:
             # As with handshakes. The oldest peer may still reach us on the same network.
