@@ -1,8 +1,11 @@
 """Who reaches whom through which NATs, how, and how fast: 1,000 simulated networks.
 
 Each seed is a network of its own: eight public nodes, a server and a client behind NATs of two
-kinds, and delay, jitter and loss by chance. HYPERLOG_SEED=n plays one of them alone, with the log
-of the package; HYPERLOG_LONG=1 plays ten times as many.
+kinds, and delay, jitter and loss by chance. In every other network the client knows a relay: then
+all pairs connect, most of them by the relay first, and change over to a direct path.
+
+HYPERLOG_SEED=n plays one seed alone, with the log of the package; HYPERLOG_LONG=1 plays ten times
+as many.
 """
 
 from __future__ import annotations
@@ -14,11 +17,14 @@ import random
 import statistics
 import time
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+import pytest
 import trio
 
+from hyperlog.dht.connection import Connection
 from hyperlog.dht.errors import ConnectError, DoubleRandomizedNATs, HolepunchFailed
+from hyperlog.dht.relayserver import RelayServer
 from hyperlog.dht.simnat import SimNat
 from hyperlog.dht.simulation import SimClock, SimHost, SimLink, SimNetwork, SimSegment
 from hyperlog.dht.testing import SimTestnet, sim_testnet
@@ -27,6 +33,8 @@ from tests.dht.scheduling import run_repeatably
 
 SEEDS = 10_000 if LONG else 1_000
 PUBLIC_NODES = 8
+WIDTH = 27
+MESSAGE = bytes(5000)
 LIMIT = 120.0  # simulated s that an attempt may take, whatever comes of it
 
 KINDS = ("open", "full cone", "address", "port", "provider", "symmetric", "in turn")
@@ -44,28 +52,20 @@ MAX_LOST = 0.005  # share of random punches
 @dataclass
 class Outcome:
     seed: int
-    path: str
-    """as the connection names it, or the code of the error"""
-    seconds: float
-    """simulated, from connect() to its end"""
+    relay: bool
+    """whether the client knew one"""
     loss: float
     """share of datagrams"""
-
-
-@dataclass
-class Cell:
-    """All outcomes of one pair."""
-
-    outcomes: list[Outcome] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        paths = sorted({outcome.path for outcome in self.outcomes})
-        times = sorted(outcome.seconds for outcome in self.outcomes)
-        return f"{'/'.join(paths)} {statistics.median(times):.2f} ({times[-1]:.1f})"
+    paths: tuple[str, ...] = ()
+    """as the connection names them, or the code of the error"""
+    opened: float = 0.0
+    """simulated s from connect() to its end"""
+    settled: float = 0.0
+    """simulated s until the last path was found"""
 
 
 def expected(server: str, client: str) -> str:
-    """How they connect: a key of BOUNDS."""
+    """How they find a path between them: a key of BOUNDS."""
     if server == SAME:
         return "lan"
     if "open" in (server, client):
@@ -112,20 +112,35 @@ def machines(network: SimNetwork, pair: tuple[str, str]) -> tuple[SimHost, SimHo
 async def play(seed: int) -> Outcome:
     """Connect one pair once."""
     rng = random.Random(seed)
-    async with sim_testnet(
-        PUBLIC_NODES,
-        seed=seed,
-        delay=rng.uniform(0.002, 0.04),
-        jitter=rng.choice((0.0, 0.005, 0.03)),
-        loss=rng.choice((0.0, 0.0, 0.01, 0.03)),
-    ) as net:
+    outcome = Outcome(
+        seed, relay=bool(seed // len(PAIRS) % 2), loss=rng.choice((0.0, 0.0, 0.01, 0.03))
+    )
+    async with (
+        sim_testnet(
+            PUBLIC_NODES,
+            seed=seed,
+            delay=rng.uniform(0.002, 0.04),
+            jitter=rng.choice((0.0, 0.005, 0.03)),
+            loss=outcome.loss,
+        ) as net,
+        trio.open_nursery() as nursery,
+    ):
         for outside in ("5.5.5.5", "6.6.6.6"):
             net.network.set_link(outside, SimLink(delay=rng.uniform(0, 0.05)))
-        return await connect_once(net, seed)
+        relay_key = None
+        if outcome.relay:
+            relay = RelayServer(net.nodes[-1])
+            await nursery.start(relay.run)
+            relay_key = relay.public_key
+        await play_pair(net, PAIRS[seed % len(PAIRS)], relay_key, outcome)
+        nursery.cancel_scope.cancel()
+    return outcome
 
 
-async def connect_once(net: SimTestnet, seed: int) -> Outcome:
-    near, far = machines(net.network, PAIRS[seed % len(PAIRS)])
+async def play_pair(
+    net: SimTestnet, pair: tuple[str, str], relay_key: bytes | None, outcome: Outcome
+) -> None:
+    near, far = machines(net.network, pair)
     server = await net.add(near, ephemeral=None, firewalled=None)
     client = await net.add(far, ephemeral=None, firewalled=None)
     listener = await server.listen()
@@ -133,62 +148,105 @@ async def connect_once(net: SimTestnet, seed: int) -> Outcome:
     started = trio.current_time()
     try:
         with trio.fail_after(LIMIT):
-            connection = await client.connect(listener.public_key)
+            connection = await client.connect(listener.public_key, relay_through=relay_key)
     except ConnectError as err:
-        path, seconds = err.code, trio.current_time() - started
+        outcome.paths = (err.code,)
+        outcome.opened = outcome.settled = trio.current_time() - started
     else:
-        path, seconds = connection.path, trio.current_time() - started
+        outcome.opened = trio.current_time() - started
         with trio.fail_after(LIMIT):
             accepted = await listener.accept()
-            assert accepted.path == path
-            for one, other in ((connection, accepted), (accepted, connection)):
-                await one.send(b"x" * 5000)
-                assert await other.receive() == b"x" * 5000
-            await connection.aclose()
-            await accepted.aclose()
+            await exchange(connection, accepted)
+            if expected(*pair) != "none":
+                await settle(connection, accepted)
+            outcome.settled = trio.current_time() - started
+            await exchange(connection, accepted)
+        outcome.paths = connection.statistics().paths
+        await connection.aclose()
+        await accepted.aclose()
     for dht in (client, server):
         await net.remove(dht)
     assert not near.segment.sockets_of(near.address)
     assert not far.segment.sockets_of(far.address)
-    return Outcome(seed, path, seconds, net.network.loss)
 
 
+async def exchange(*ends: Connection) -> None:
+    for one, other in itertools.permutations(ends):
+        await one.send(MESSAGE)
+        assert await other.receive() == MESSAGE
+
+
+async def settle(*ends: Connection) -> None:
+    """Wait until both ends have left the relay, or for as long as a punch may take."""
+    with trio.move_on_after(BOUNDS["random punch"]):
+        for end in ends:
+            while end.path == "relayed":
+                await end.path_changed()
+
+
+@pytest.mark.timeout(3600 if LONG else 300)
 def test_every_pair_of_nats_connects_as_it_can_and_in_time():
     started = time.perf_counter()
     seeds = range(SEEDS)
     if "HYPERLOG_SEED" in os.environ:
         logging.basicConfig(level=logging.DEBUG)
         seeds = [int(os.environ["HYPERLOG_SEED"])]
-    cells: dict[tuple[str, str], Cell] = defaultdict(Cell)
+    outcomes = []
     for seed in seeds:
-        outcome = run_repeatably(lambda seed=seed: play(seed), seed=seed, clock=SimClock())
-        cells[PAIRS[seed % len(PAIRS)]].outcomes.append(outcome)
-    print_matrix(cells)
+        outcomes.append(run_repeatably(lambda seed=seed: play(seed), seed=seed, clock=SimClock()))
+    for relay in (False, True):
+        print_matrix([outcome for outcome in outcomes if outcome.relay == relay], relay)
     print(f"{len(seeds)} networks in {time.perf_counter() - started:.0f} s")
-    lost = played = 0
-    for (server, client), cell in cells.items():
-        way = expected(server, client)
-        for outcome in cell.outcomes:
-            where = f"server {server}, client {client}: {outcome}"
-            assert outcome.seconds <= BOUNDS[way], where
-            if way == "none":
-                assert outcome.path == DoubleRandomizedNATs.code, where
-            elif way == "random punch":
-                played += 1
-                lost += outcome.path == HolepunchFailed.code
-                assert outcome.path in ("punched", HolepunchFailed.code), where
-            elif way == "direct" and outcome.loss:
-                # Who is open cannot know it when the one answer that tells was lost.
-                assert outcome.path in ("direct", "punched"), where
-            else:
-                assert outcome.path == way, where
-    assert lost <= MAX_LOST * played + 1
+    lost = [outcome for outcome in outcomes if not check(outcome)]
+    played = [o for o in outcomes if expected(*PAIRS[o.seed % len(PAIRS)]) == "random punch"]
+    assert len(lost) <= MAX_LOST * len(played) + 1, lost
 
 
-def print_matrix(cells: dict[tuple[str, str], Cell]) -> None:
-    print("\nserver (down), client (right): path, simulated s until connected, median (most)")
-    width = 26
-    print(" " * 10 + "".join(f"{kind:<{width}}" for kind in KINDS))
+def check(outcome: Outcome) -> bool:
+    """Fail unless all is as it must be; False for a random punch that drew in vain."""
+    server, client = PAIRS[outcome.seed % len(PAIRS)]
+    where = f"server {server}, client {client}: {outcome}"
+    way = expected(server, client)
+    assert outcome.opened <= BOUNDS[way], where
+    last = outcome.paths[-1]
+    if way == "none":
+        assert last == ("relayed" if outcome.relay else DoubleRandomizedNATs.code), where
+    elif way == "random punch":
+        if last == ("relayed" if outcome.relay else HolepunchFailed.code):
+            return False
+        assert last == "punched", where
+    elif way == "direct" and outcome.loss:
+        # Who is open cannot know it when the one answer that tells was lost.
+        assert last in ("direct", "punched"), where
+    else:
+        assert last == way, where
+    assert outcome.settled <= BOUNDS[way], where
+    assert all(path == "relayed" for path in outcome.paths[:-1]), where
+    return True
+
+
+def print_matrix(outcomes: list[Outcome], relay: bool) -> None:
+    cells: dict[tuple[str, str], list[Outcome]] = defaultdict(list)
+    for outcome in outcomes:
+        cells[PAIRS[outcome.seed % len(PAIRS)]].append(outcome)
+    print(f"\nserver (down), client (right), with{'' if relay else 'out'} a relay: path,")
+    print("median simulated s until open" + (" / until direct (most)" if relay else " (most)"))
+    print(" " * 10 + "".join(f"{kind:<{WIDTH}}" for kind in KINDS))
     for server in (*KINDS, SAME):
-        row = [str(cells[server, client]) if (server, client) in cells else "" for client in KINDS]
-        print(f"{server:<10}" + "".join(f"{text:<{width}}" for text in row))
+        row = [describe(cells[server, client]) for client in KINDS]
+        print(f"{server:<10}" + "".join(f"{text:<{WIDTH}}" for text in row))
+
+
+def describe(outcomes: list[Outcome]) -> str:
+    """A cell of the matrix."""
+    if not outcomes:
+        return ""
+    last = {
+        outcome.paths[-1].lower().replace("holepunch_double_randomized_nats", "none")
+        for outcome in outcomes
+    }
+    opened = statistics.median(outcome.opened for outcome in outcomes)
+    settled = statistics.median(outcome.settled for outcome in outcomes)
+    most = max(outcome.settled for outcome in outcomes)
+    times = f"{opened:.2f}/{settled:.2f}" if outcomes[0].relay else f"{opened:.2f}"
+    return f"{'|'.join(sorted(last))} {times} ({most:.1f})"
