@@ -93,12 +93,3 @@ async def test_the_doctor_and_pings_leave_no_record_on_a_stock_logger(tmp_path):
         others = [path for path in tmp_path.glob("*.log") if path.stem != client.public_key.hex()]
         written = [json.loads(line) for path in others for line in path.read_text().splitlines()]
         assert all("Socket error" in line["note"] for line in written)
-
-
-async def test_a_javascript_server_that_is_gone_while_its_record_stays_is_told_as_such():
-    async with js_testnet(4) as bootstrap, js_echo("echo", bootstrap) as server:
-        server.kill()
-        status, found = await report(server.public_key.hex(), *option(bootstrap[0]))
-    assert (status, found["reachable"], found["failed"]) == (1, False, "handshake")
-    stopped = found["steps"][-1]["figures"]["stopped"]
-    assert set(stopped.values()) == {"peer silent"}
