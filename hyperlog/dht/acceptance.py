@@ -4,7 +4,7 @@ What there is to do follows from what both sides say of themselves:
 
     the client asked us directly, or is open      we start, at its address
     we are open, or do not punch                  the client starts: wait for its first packet
-    it is on our network                          the same; a puncher stands by
+    it is on our network                          the same, or it asks for a hole punch after all
     otherwise                                     answer from a puncher's socket: the client learns
                                                   its outside address, and asks for hole punches
 
@@ -108,6 +108,7 @@ class Acceptance:
         self._created_at = trio.current_time()
         self._expires_at = self._created_at + HANDSHAKE_MEMORY
         self._punch: ServerPunch | None = None
+        self._may_punch = False
         self._reply_from_punch = False
         self._paths: StreamPaths | None = None
         self._connection: Connection | None = None
@@ -176,10 +177,13 @@ class Acceptance:
         relay_through = relay or self._payload.relay_through
         if relay_through is not None:
             self._begin_relay(paths, relay_through, is_initiator=relay is not None)
-        if self._dht.remote_address() is None and self._options.holepunch is not False:
+        self._may_punch = (
+            self._dht.remote_address() is None and self._options.holepunch is not False
+        )
+        if self._may_punch and not self._on_same_network(client, request):
+            # The relaying node then reports the puncher's NAT mapping to the client.
             self._begin_punch()
-            # Otherwise the relaying node reports the puncher's NAT mapping to the client.
-            self._reply_from_punch = not self._on_same_network(client, request)
+            self._reply_from_punch = True
 
     @property
     def reply_socket(self) -> int | None:
@@ -205,6 +209,7 @@ class Acceptance:
     # -- hole punches -----------------------------------------------------------------------------
 
     def _begin_punch(self) -> None:
+        self._may_punch = False
         holepunch = self._options.holepunch
         try:
             self._punch = ServerPunch(
@@ -228,11 +233,14 @@ class Acceptance:
 
     def receive_holepunch(self, message: Holepunch, request: IncomingRequest) -> None:
         """Take a hole punch message for this handshake."""
+        if self._may_punch:
+            self._begin_punch()
         if self._punch is not None:
             self._punch.receive(message, request)
 
     def end_punch(self, *, through: int | None = None) -> None:
         """Give the puncher's sockets back, but the one that the connection goes `through`."""
+        self._may_punch = False
         if self._punch is not None:
             self._punch.close(through=through)
             firewall = self._punch.record.remote_firewall

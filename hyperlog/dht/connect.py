@@ -79,6 +79,7 @@ HANDSHAKE_RETRIES: Final = 7
 HANDSHAKE_TIMEOUT: Final = 0.5  # s
 ROUTE_HEAD_START: Final = 0.25  # s that a known way to the peer has before the search begins
 ROUTE_RETRIES: Final = 2
+LAN_HEAD_START: Final = 0.25  # s that a LAN address has before a hole is punched
 PUNCH_TIMEOUT: Final = 45.0  # s for a hole punch after the relay has failed: 35 are the longest
 
 
@@ -162,6 +163,7 @@ class ConnectAttempt:
         self._decided = trio.Event()
         """There is a path, or there will be none."""
         self._seeking = trio.CancelScope()
+        self._lan_tried = trio.Event()
         relay_key = choose_relay(options.relay_through, dht.random_bytes)
         self._relay_through: RelayThrough | None = None
         if relay_key is not None:
@@ -377,20 +379,29 @@ class ConnectAttempt:
         )
 
     async def _try_lan(self, shaken: _Handshaken) -> None:
+        address = self._lan_address(shaken)
+        try:
+            if address is not None:
+                await self._dht.node.ping(address)
+                self._paths.take(SERVER, address)
+        finally:
+            self._lan_tried.set()
+
+    def _lan_address(self, shaken: _Handshaken) -> Address | None:
         # Both sides have the same outside address: one network, or one machine.
         if (
             not self._options.local_connection
             or shaken.client_address[0] != shaken.server_address[0]
         ):
-            return
+            return None
         candidates = [a for a in shaken.payload.addresses4 if not is_reserved(a[0])]
-        if candidates:
-            own = self._dht.local_addresses.all()
-            address = match_address(own, candidates) or candidates[0]
-            await self._dht.node.ping(address)
-            self._paths.take(SERVER, address)
+        own = self._dht.local_addresses.all()
+        return match_address(own, candidates) or next(iter(candidates), None)
 
     async def _try_punch(self, shaken: _Handshaken) -> None:
+        # A hole punch takes sockets and a dozen datagrams on both sides: not for a neighbour.
+        with trio.move_on_after(LAN_HEAD_START):
+            await self._lan_tried.wait()
         record = PunchRecord()
         self._record.punches += 1
         try:
