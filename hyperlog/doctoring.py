@@ -26,7 +26,7 @@ from hyperlog.findings import TITLES, Finding, Verdict
 from hyperlog.peeroptions import add_peer_options, own_key_pair
 from hyperlog.webaddress import WebAddress, is_web_address, parse_web_address
 
-__all__ = ["add_doctor_options", "see_doctor"]
+__all__ = ["JsonReport", "TextReport", "add_doctor_options", "see_doctor"]
 
 MIN_WIDTH: Final = 60  # columns
 MAX_WIDTH: Final = 100
@@ -80,7 +80,7 @@ async def see_doctor(options: argparse.Namespace) -> bool:
         KeyFileError: the key pair cannot be used.
     """
     target: _Target = options.target
-    report = _JsonReport(target) if options.json else _TextReport(target)
+    report = JsonReport(target) if options.json else TextReport(target)
     key_pair: KeyPair = own_key_pair(options)
     nodes = BOOTSTRAP_NODES if options.bootstrap is None else options.bootstrap
     timeout: float = options.timeout
@@ -104,7 +104,7 @@ def _tls(ca_file: Path | None) -> ssl.SSLContext:
         raise ConfigError(f"the certificates in {ca_file} cannot be read: {err}") from err
 
 
-class _TextReport:
+class TextReport:
     """Each step as soon as it is over; on a terminal also the one that goes on."""
 
     def __init__(self, target: _Target) -> None:
@@ -158,7 +158,7 @@ class _TextReport:
         print(f"\n{text}", flush=True)
 
 
-class _JsonReport:
+class JsonReport:
     """All steps in one object at the end."""
 
     def __init__(self, target: _Target) -> None:
