@@ -13,7 +13,13 @@ import trio.testing
 from hyperlog.dht import listener as module
 from hyperlog.dht.acceptance import HANDSHAKE_MEMORY
 from hyperlog.dht.commands.handshake import HandshakeInitiator
-from hyperlog.dht.commands.messages import Handshake, HolepunchInfo, NoisePayload, UDXInfo
+from hyperlog.dht.commands.messages import (
+    Handshake,
+    Holepunch,
+    HolepunchInfo,
+    NoisePayload,
+    UDXInfo,
+)
 from hyperlog.dht.constants import (
     ERROR_ABORTED,
     ERROR_VERSION_MISMATCH,
@@ -22,6 +28,7 @@ from hyperlog.dht.constants import (
     FROM_CLIENT,
     FROM_RELAY,
     PEER_HANDSHAKE,
+    PEER_HOLEPUNCH,
 )
 from hyperlog.dht.errors import PeerConnectionFailed, RequestTimeout
 from hyperlog.dht.handshakes import MAX_HANDSHAKES
@@ -296,6 +303,104 @@ async def test_a_flood_of_handshakes_is_bounded_and_an_honest_client_connects_ri
         await trio.sleep(EXPIRED)
         assert table_sizes(listener) == (0, 0)
         assert server.statistics().sockets.streams == 1
+
+
+async def flood(attacker, listener, to, *, count, mode=FROM_CLIENT, peer=None):
+    """Fresh first messages as fast as they can be sent, without waiting for answers."""
+    raw = RawClient(attacker, listener.public_key)
+    for number in range(count):
+        raw.initiator = HandshakeInitiator(
+            KeyPair.generate(), listener.public_key, attacker.random_bytes
+        )
+        message = Handshake(mode, raw.first_message(), peer)
+        request = Request(
+            tid=number & 0xFFFF,
+            to=to,
+            command=PEER_HANDSHAKE,
+            target=listener.target,
+            value=message.encode(),
+        )
+        attacker.sockets.send(SERVER, to, request.encode())
+        if number % 50 == 49:
+            await trio.sleep(0.01)
+
+
+async def test_one_host_that_floods_is_held_to_its_budget_and_others_connect(autojump_clock):
+    async with sim_dht(3) as net:
+        server, attacker = await net.add(firewalled=False), await net.add(firewalled=False)
+        client = await net.add()
+        listener = await server.listen()
+        await listener.wait_announced()
+        count = 3 * module.CLIENT_BURST
+        started = trio.current_time()
+        async with trio.open_nursery() as nursery:
+
+            async def attack():
+                await flood(attacker, listener, server.address, count=count)
+
+            nursery.start_soon(attack)
+            await trio.sleep(0.1)
+            connection = await client.connect(listener.public_key)
+            await connection.send(b"undisturbed")
+            assert await (await listener.accept()).receive() == b"undisturbed"
+        await trio.sleep(0.1)
+        statistics = listener.statistics()
+        took = trio.current_time() - started
+        allowed = module.CLIENT_BURST + took * module.CLIENT_RATE + 1
+        assert statistics.handshakes <= allowed + 1
+        assert statistics.over_budget >= count - allowed
+        assert statistics.dropped == 0
+
+
+async def test_a_node_that_makes_up_clients_is_held_to_its_own_budget(autojump_clock, monkeypatch):
+    monkeypatch.setattr(module, "NODE_BURST", 100)
+    monkeypatch.setattr(module, "NODE_RATE", 10.0)
+    async with sim_dht(3) as net:
+        server, attacker = await net.add(firewalled=False), await net.add(firewalled=False)
+        listener = await server.listen()
+        for number in range(40):
+            await flood(
+                attacker,
+                listener,
+                server.address,
+                count=10,
+                mode=FROM_RELAY,
+                peer=(f"7.7.{number}.7", 7),
+            )
+        await trio.sleep(0.1)
+        statistics = listener.statistics()
+        assert 100 <= statistics.handshakes <= 110
+        assert statistics.over_budget == 400 - statistics.handshakes
+
+
+async def test_hole_punch_messages_have_a_budget_too(autojump_clock, monkeypatch):
+    monkeypatch.setattr(module, "HOLEPUNCH_BURST", 50)
+    async with sim_dht(3) as net:
+        server, attacker = await net.add(firewalled=False), await net.add(firewalled=False)
+        listener = await server.listen()
+        for number in range(120):
+            message = Holepunch(FROM_RELAY, number, os.urandom(100), ("7.7.7.7", 7))
+            request = Request(
+                tid=number,
+                to=server.address,
+                command=PEER_HOLEPUNCH,
+                target=listener.target,
+                value=message.encode(),
+            )
+            attacker.sockets.send(SERVER, server.address, request.encode())
+        await trio.sleep(0.1)
+        assert 60 <= listener.statistics().over_budget <= 70
+        assert table_sizes(listener) == (0, 0)
+
+
+async def test_two_hundred_clients_behind_one_nat_are_within_their_budget(autojump_clock):
+    async with sim_dht(3) as net:
+        server, home = await net.add(firewalled=False), await net.add(firewalled=False)
+        listener = await server.listen()
+        await flood(home, listener, server.address, count=200)
+        await trio.sleep(0.1)
+        assert listener.statistics().handshakes == 200
+        assert listener.statistics().over_budget == 0
 
 
 async def test_what_is_not_admitted_costs_nothing_and_gets_no_answer(autojump_clock):
