@@ -178,8 +178,8 @@ class Lab:
     def set_nat(self, site: str, kind: str, *, inside: str | None = None) -> None:
         """Make the router of a site a NAT of another kind that has not seen anything yet.
 
-        `inside` is the host that a full or restricted cone passes everything on to, by default the
-        site's first.
+        `inside` is the host that is passed on to what comes in new, where something is; by default
+        the site's first.
         """
         self.kinds[site] = kind
         host = INSIDE[inside or site]

@@ -8,6 +8,7 @@ from another port, which no router that is bought in a shop would do.
 |---|---|---|
 | open | its own address, and knows it (firewalled=False) | everybody |
 | public | its own address, and does not know | everybody |
+| forwarded | one address, also before it has sent anything | everybody |
 | full-cone | one address | everybody |
 | restricted | one address | hosts that it has sent to |
 | port-restricted | one address | addresses that it has sent to |
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 OPEN = "open"
 PUBLIC = "public"
+FORWARDED = "forwarded"
 FULL_CONE = "full-cone"
 RESTRICTED = "restricted"
 PORT_RESTRICTED = "port-restricted"
@@ -26,24 +28,28 @@ PREDICTABLE = "predictable"
 SYMMETRIC = "symmetric"
 
 WITHOUT_NAT = (OPEN, PUBLIC)
-NATS = (FULL_CONE, RESTRICTED, PORT_RESTRICTED, PREDICTABLE, SYMMETRIC)
+NATS = (FORWARDED, FULL_CONE, RESTRICTED, PORT_RESTRICTED, PREDICTABLE, SYMMETRIC)
 KINDS = WITHOUT_NAT + NATS
 RANDOM = (PREDICTABLE, SYMMETRIC)
 """What peers see as random: another port for each destination."""
 
 FIRST_PREDICTABLE, PREDICTABLE_PORTS = 20000, 4096
 
-# A port-restricted router; the others are told apart by what they put into the two places.
+# A port-restricted router; the others are told apart by what they put into the three places.
 RULES = """
 flush ruleset
 table ip lab {{
+  set used {{
+    type inet_service
+    flags dynamic
+    size 65535
+  }}
   set met {{
-    type ipv4_addr
+    type ipv4_addr . inet_service
     flags dynamic
     size 65535
   }}
   counter probes {{ }}
-  counter out {{ }}
   chain input {{
     type filter hook input priority 0; policy accept;
     iifname "wan" ct state new drop
@@ -51,8 +57,8 @@ table ip lab {{
   chain forward {{
     type filter hook forward priority 0; policy accept;
     iifname "lan" udp length 9 counter name probes
-    iifname "lan" meta l4proto udp counter name out
-    iifname "lan" oifname "wan" update @met {{ ip daddr }}
+    iifname "lan" meta l4proto udp update @used {{ udp sport }}
+    iifname "lan" meta l4proto udp update @met {{ ip daddr . udp sport }}
     {admitted}
     iifname "wan" ct state new drop
   }}
@@ -66,6 +72,11 @@ table ip lab {{
   }}
 }}
 """
+PASSED_ON = {
+    FORWARDED: "meta l4proto udp",
+    FULL_CONE: "udp dport @used",
+    RESTRICTED: "ip saddr . udp dport @met",
+}
 
 
 def rules(kind: str, *, outside: str, inside: str) -> str:
@@ -74,13 +85,12 @@ def rules(kind: str, *, outside: str, inside: str) -> str:
     Args:
         kind: one of NATS.
         outside: the router's address on `wan`.
-        inside: the host on `lan` that a full or restricted cone passes everything on to.
+        inside: the host on `lan` that is passed on to what comes in new, where something is.
     """
     admitted = inward = ""
     outward = "masquerade"
-    if kind in (FULL_CONE, RESTRICTED):
-        met = "ip saddr @met" if kind == RESTRICTED else ""
-        inward = f'iifname "wan" meta l4proto udp {met} dnat to {inside}'
+    if kind in PASSED_ON:
+        inward = f'iifname "wan" {PASSED_ON[kind]} dnat to {inside}'
         admitted = 'iifname "wan" ct status dnat accept'
     elif kind == SYMMETRIC:
         outward = "masquerade fully-random"

@@ -75,13 +75,11 @@ class Host:
         self,
         bootstrap: list[list],
         firewalled: bool | None = None,
+        ephemeral: bool | None = None,
         port: int = 0,
         random_punch_interval: float | None = None,
     ) -> Answer:
-        """Start a peer that joins the network; `close` ends it.
-
-        With firewalled=False it is a persistent node of the network, too.
-        """
+        """Start a peer that joins the network; `close` ends it."""
         options = {}
         if random_punch_interval is not None:
             options["random_punch_interval"] = random_punch_interval
@@ -93,7 +91,7 @@ class Host:
                         bootstrap=[(host, port) for host, port in bootstrap],
                         port=port,
                         firewalled=firewalled,
-                        ephemeral=False if firewalled is False else None,
+                        ephemeral=ephemeral,
                         **options,
                     ) as dht,
                     trio.open_nursery() as self._tasks,

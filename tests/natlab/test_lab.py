@@ -10,6 +10,7 @@ import trio
 
 from tests.natlab.lab import HOPS, ROUTERS, namespaces, open_lab, sweep
 from tests.natlab.nats import (
+    FORWARDED,
     FULL_CONE,
     KINDS,
     NATS,
@@ -72,8 +73,8 @@ async def test_a_router_maps_and_filters_as_its_kind_says(lab, kind):
     mapped = sockets.seen_from(A)
     assert mapped[0] == ROUTERS["left"]
     assert sockets.passes(A, mapped)
-    assert sockets.passes(OTHER_PORT, mapped) == (kind in (FULL_CONE, RESTRICTED))
-    assert sockets.passes(OTHER_HOST, mapped) == (kind == FULL_CONE)
+    assert sockets.passes(OTHER_PORT, mapped) == (kind in (FORWARDED, FULL_CONE, RESTRICTED))
+    assert sockets.passes(OTHER_HOST, mapped) == (kind in (FORWARDED, FULL_CONE))
     mappings = [mapped, *map(sockets.seen_from, (OTHER_PORT, OTHER_HOST))]
     if kind == SYMMETRIC:
         assert len(set(mappings)) == 3
@@ -85,6 +86,14 @@ async def test_a_router_maps_and_filters_as_its_kind_says(lab, kind):
     # The datagrams that were refused have left no trace: the far end may be met now.
     for address in A, OTHER_PORT, OTHER_HOST:
         assert sockets.passes(address, sockets.seen_from(address))
+
+
+@pytest.mark.parametrize("kind", NATS)
+async def test_only_a_forwarded_port_is_open_before_anything_was_sent(lab, kind):
+    lab.set_nat("left", kind)
+    sockets = Sockets(lab)
+    lab.udp_socket("left", ("192.168.1.10", 4001)).sendto(b"another port", A)
+    assert sockets.passes(A, (ROUTERS["left"], 4000)) == (kind == FORWARDED)
 
 
 def test_every_kind_is_a_nat_or_none():

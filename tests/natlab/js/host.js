@@ -99,10 +99,10 @@ const commands = {
     return { bootstrap: [[hosts[0], PORT]] }
   },
 
-  async open ({ bootstrap, firewalled, port, random_punch_interval: randomPunchInterval }) {
+  async open ({ bootstrap, firewalled, ephemeral, port, random_punch_interval: randomPunchInterval }) {
     const options = { bootstrap: bootstrap.map(([host, port]) => ({ host, port })) }
     if (firewalled !== undefined) options.firewalled = firewalled
-    if (firewalled === false) options.ephemeral = false
+    if (ephemeral !== undefined) options.ephemeral = ephemeral
     if (port !== undefined) options.port = port
     if (randomPunchInterval !== undefined) options.randomPunchInterval = randomPunchInterval * 1000
     dht = new HyperDHT(options)
