@@ -23,6 +23,7 @@ NAMES = (
     "raw_connection",
     "latency",
     "connect",
+    "paths",
     "node",
     "trace_cost",
     "store",
