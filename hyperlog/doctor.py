@@ -72,15 +72,16 @@ async def examine_peer(
     *,
     nodes: Sequence[Address] = (),
     key_pair: KeyPair | None = None,
+    relays: Sequence[bytes] = (),
     timeout: float,
 ) -> bool:
     """Whether a peer can be reached from here.
 
     `nodes` are known to reach it, beside those that are found. `key_pair` is who we are to the
-    peer, by default somebody new.
+    peer, by default somebody new. `relays` are keys of relays of which one may be gone through.
     """
-    examination = _Examination(bootstrap, progress, timeout, key_pair or KeyPair.generate())
-    return await examination.run(public_key, nodes)
+    own = key_pair or KeyPair.generate()
+    return await _Examination(bootstrap, progress, timeout, own, relays).run(public_key, nodes)
 
 
 class _Examination:
@@ -90,8 +91,10 @@ class _Examination:
         progress: Progress,
         timeout: float,
         key_pair: KeyPair,
+        relays: Sequence[bytes] = (),
     ) -> None:
         self._bootstrap = bootstrap
+        self._relays = relays
         self._progress = progress
         self._timeout = timeout
         self._key_pair = key_pair
@@ -184,7 +187,9 @@ class _Examination:
         began_at = trio.current_time()
         try:
             with trio.fail_after(self._timeout):
-                connection = await dht.connect(public_key, relay_addresses=holders)
+                connection = await dht.connect(
+                    public_key, relay_addresses=holders, relay_through=self._relays or None
+                )
         except trio.TooSlowError:
             self._fail(judge_no_path("TIMEOUT", f"no connection in {self._timeout:g} s"))
         except DHTError as err:

@@ -89,7 +89,13 @@ async def see_doctor(options: argparse.Namespace) -> bool:
         good = await examine_web(target, report, tls=tls, timeout=timeout)
     elif target is not None:
         good = await examine_peer(
-            target[0], nodes, report, nodes=target[1], key_pair=key_pair, timeout=timeout
+            target[0],
+            nodes,
+            report,
+            nodes=target[1],
+            key_pair=key_pair,
+            relays=options.relay or (),
+            timeout=timeout,
         )
     else:
         good = await examine_network(nodes, report, timeout=timeout)

@@ -6,13 +6,14 @@ import argparse
 from pathlib import Path
 from typing import Final
 
+from hyperlog.addresses import parse_public_key
 from hyperlog.arguments import add_bootstrap, checked, parse_seconds
 from hyperlog.dht import KeyPair
 from hyperlog.keyfile import load_keys
 
 __all__ = ["add_peer_options", "own_key_pair"]
 
-DEFAULT_TIMEOUT: Final = 30.0  # s; an attempt to connect ends by itself after about 20
+DEFAULT_TIMEOUT: Final = 60.0  # s; an attempt ends by itself after 50 where NATs are random
 
 
 def add_peer_options(parser: argparse.ArgumentParser, *, timeout: str) -> None:
@@ -24,6 +25,13 @@ def add_peer_options(parser: argparse.ArgumentParser, *, timeout: str) -> None:
         metavar="FILE",
         help="key pair to connect with, for servers that do not allow everybody (default: a new "
         "one)",
+    )
+    parser.add_argument(
+        "--relay",
+        action="append",
+        type=checked(parse_public_key),
+        metavar="KEY",
+        help="relay to go through until there is a direct way; repeatable, one of them is chosen",
     )
     parser.add_argument(
         "--timeout",

@@ -11,19 +11,16 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 import trio
 
 from hyperlog.addresses import parse_peer
 from hyperlog.arguments import checked, parse_seconds
-from hyperlog.config import Address
 from hyperlog.dht import (
     BOOTSTRAP_NODES,
-    DHT,
     Connection,
     DHTError,
     Diagnosis,
@@ -35,7 +32,7 @@ from hyperlog.errors import ConfigError
 from hyperlog.findings import address_text, counted, milliseconds, path_text
 from hyperlog.peeroptions import add_peer_options, own_key_pair
 
-__all__ = ["Pings", "add_ping_options", "ping_peer", "round_trip"]
+__all__ = ["PingPrinter", "Pings", "add_ping_options", "measure", "ping_peer", "round_trip"]
 
 MAX_COUNT: Final = 1_000_000_000
 NAT_TIMEOUT: Final = 2.0  # s
@@ -91,12 +88,11 @@ async def round_trip(connection: Connection) -> float:
 class Pings:
     """What a row of pings comes to."""
 
-    sent: int = 0
     acknowledged: int = 0
     repeated: int = 0
     """of those: how many had to be sent again"""
     is_broken: bool = False
-    """whether the connection ended under them"""
+    """whether the connection ended under one more, which was not acknowledged"""
     least: float = math.inf
     """s, as are the following"""
     most: float = 0.0
@@ -114,6 +110,10 @@ class Pings:
         before = seconds - self._mean
         self._mean += before / self.timed
         self._squares += before * (seconds - self._mean)
+
+    @property
+    def sent(self) -> int:
+        return self.acknowledged + self.is_broken
 
     @property
     def lost(self) -> int:
@@ -147,17 +147,26 @@ async def ping_peer(options: argparse.Namespace, pings: Pings) -> None:
         KeyFileError: the key pair cannot be used.
     """
     public_key, nodes = options.peer
-    printer = _JsonPrinter() if options.json else _TextPrinter()
+    printer: PingPrinter = _JsonPrinter() if options.json else _TextPrinter()
     async with open_dht(
         bootstrap=BOOTSTRAP_NODES if options.bootstrap is None else options.bootstrap,
         key_pair=own_key_pair(options),
         ephemeral=True,
     ) as dht:
-        connection = await _connect(dht, public_key, nodes, printer, options.timeout)
-        if connection is None:
-            return
+        began_at = trio.current_time()
         try:
-            await _ping(connection, pings, printer, options.count, options.interval)
+            with trio.fail_after(options.timeout):
+                connection = await dht.connect(
+                    public_key, relay_addresses=nodes, relay_through=options.relay
+                )
+        except (DHTError, trio.TooSlowError) as err:
+            reason = f"no connection in {options.timeout:g} s"
+            reason = str(err) if isinstance(err, DHTError) else reason
+            print(f"{reason}; `hyperlog doctor` tells more", file=sys.stderr)
+            return
+        printer.connected(connection, trio.current_time() - began_at)
+        try:
+            await measure(connection, pings, printer, options.count, options.interval)
         finally:
             nat: NATJudgement | None = None
             with trio.move_on_after(NAT_TIMEOUT, shield=True):
@@ -167,37 +176,21 @@ async def ping_peer(options: argparse.Namespace, pings: Pings) -> None:
                 await connection.aclose()
 
 
-async def _connect(
-    dht: DHT,
-    public_key: bytes,
-    nodes: Sequence[Address],
-    printer: _TextPrinter | _JsonPrinter,
-    timeout: float,
-) -> Connection | None:
-    began_at = trio.current_time()
-    try:
-        with trio.fail_after(timeout):
-            connection = await dht.connect(public_key, relay_addresses=nodes)
-    except (DHTError, trio.TooSlowError) as err:
-        reason = str(err) if isinstance(err, DHTError) else f"no connection in {timeout:g} s"
-        print(f"{reason}; `hyperlog doctor` tells more", file=sys.stderr)
-        return None
-    printer.connected(connection, trio.current_time() - began_at)
-    return connection
-
-
-async def _ping(
+async def measure(
     connection: Connection,
     pings: Pings,
-    printer: _TextPrinter | _JsonPrinter,
+    printer: PingPrinter,
     count: int | None,
     interval: float,
 ) -> None:
+    """Send pings, `count` of them or until cancelled, and count them in `pings`.
+
+    Returns early when the connection ends under them.
+    """
     due_at = trio.current_time()
     while count is None or pings.sent < count:
         await trio.sleep_until(due_at)
         before = connection.statistics().stream.retransmits
-        pings.sent += 1
         try:
             with trio.fail_after(LOST_TIMEOUT):
                 seconds = await round_trip(connection)
@@ -210,6 +203,14 @@ async def _ping(
         pings.add(seconds, repeated=repeated)
         printer.ping(pings.sent, seconds, repeated=repeated)
         due_at = max(due_at + interval, trio.current_time())
+
+
+class PingPrinter(Protocol):
+    """Who is told of a connection and its pings."""
+
+    def connected(self, connection: Connection, seconds: float) -> None: ...
+    def ping(self, number: int, seconds: float, *, repeated: bool) -> None: ...
+    def done(self, pings: Pings, connection: Connection, nat: NATJudgement | None) -> None: ...
 
 
 class _TextPrinter:

@@ -210,7 +210,7 @@ ARROWS: dict[str, set[str]] = {
     "noding": {"arguments", "dht"},
     "findings": set(),
     "judgements": {"control", "dht", "findings"},
-    "peeroptions": {"arguments", "dht", "keyfile"},
+    "peeroptions": {"addresses", "arguments", "dht", "keyfile"},
     "pinging": {"addresses", "arguments", "dht", "findings", "peeroptions"},
     "doctor": {"control", "dht", "findings", "judgements", "pinging"},
     "doctorweb": {"findings", "judgements", "webaddress"},

@@ -7,8 +7,8 @@ import statistics
 import pytest
 import trio
 
-from hyperlog.dht import KeyPair, open_dht, testnet
-from hyperlog.pinging import Pings, round_trip
+from hyperlog.dht import KeyPair, SimNetwork, open_dht, testnet
+from hyperlog.pinging import Pings, measure, round_trip
 from hyperlog.server import Server
 from tests.commands import option, run, running
 
@@ -19,10 +19,9 @@ def test_figures_are_those_of_the_pings_that_were_not_sent_again():
     pings = Pings()
     times = [0.010, 0.030, 0.020]
     for seconds in times:
-        pings.sent += 1
         pings.add(seconds, repeated=False)
-    pings.sent += 2  # one is sent again, of the other nothing is heard
     pings.add(1.5, repeated=True)
+    pings.is_broken = True
     assert (pings.sent, pings.acknowledged, pings.lost) == (5, 4, 2)
     assert (pings.least, pings.most) == (0.010, 0.030)
     assert pings.average == pytest.approx(statistics.fmean(times))
@@ -30,7 +29,7 @@ def test_figures_are_those_of_the_pings_that_were_not_sent_again():
 
 
 def test_without_an_answer_nothing_was_reached():
-    pings = Pings(sent=1)
+    pings = Pings()
     assert not pings.reached
     assert pings.deviation == 0.0
     pings.add(0.1, repeated=False)
@@ -52,6 +51,40 @@ async def test_a_ping_is_measured_and_the_other_end_receives_nothing():
         connection.abort()
         with pytest.raises((trio.ClosedResourceError, trio.BrokenResourceError)):
             await round_trip(connection)
+
+
+class Silent:
+    def connected(self, connection, seconds):
+        pass
+
+    def ping(self, number, seconds, *, repeated):
+        pass
+
+    def done(self, pings, connection, nat):
+        pass
+
+
+async def test_loss_is_counted_and_kept_out_of_the_times(autojump_clock):
+    delay = 0.1  # s one way
+    simulated = SimNetwork(seed=7, delay=delay)
+    hosts = ["192.0.2.1", "192.0.2.2"]
+    factories = [simulated.host(host) for host in hosts]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(simulated.run)
+        async with testnet(2, socket_factories=factories, hosts=hosts) as network:
+            listener = await network.nodes[0].listen()
+            await listener.wait_announced()
+            connection = await network.nodes[1].connect(listener.public_key)
+            simulated.loss = 0.2
+            pings = Pings()
+            with trio.fail_after(3600):
+                await measure(connection, pings, Silent(), 200, 0.5)
+            assert (pings.sent, pings.acknowledged) == (200, 200)
+            assert 30 < pings.lost < 120  # 36 % of all round trips lose a packet
+            assert pings.least == pytest.approx(2 * delay)
+            assert pings.most < 3 * delay
+            connection.abort()
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_log_server_is_pinged_and_keeps_nothing_of_it(tmp_path):
