@@ -3,7 +3,8 @@
 //
 // Options:
 //   role        "server" or "client"
-//   mode        "echo", "sink" (reads) or "source" (writes), each seen from this side
+//   mode        "echo", "sink" (reads) or "source" (writes), each seen from this side; "answer" makes
+//               a client the one that echoes
 //   bootstrap   [{host, port}]
 //   seed        64 hex digits: this side's key pair; random if left out
 //   key         public key to connect to, hex (client)
@@ -12,7 +13,7 @@
 //   checksum    default true; false leaves SHA-256 out for measurements
 //   dht, server, connect   further options for the node, createServer() and connect(), the latter
 //               two as peerOptions() in driver.js takes them
-// Events: ready (publicKey), open (remotePublicKey, remotePort, and what the node counted: punches
+// Events: ready (publicKey, clientPort of the node), open (remotePublicKey, remotePort, and what the node counted: punches
 // and relaying), sent and received (bytes, messages, sha256,
 // seconds since open), error (code, message), close. The writer ends its side after its last byte;
 // an echo server ends when the other side does.
@@ -117,7 +118,7 @@ function onConnection (socket) {
   if (options.mode === 'source') {
     socket.resume()
     write(socket, options.bytes)
-  } else if (options.mode === 'echo' && options.role === 'server') {
+  } else if (options.mode === 'answer' || (options.mode === 'echo' && options.role === 'server')) {
     echo(socket)
   } else {
     read(socket)
@@ -143,7 +144,8 @@ async function main () {
     })
   }
   runUntilStopped(() => dht.destroy())
-  send('ready', { publicKey: publicKey.toString('hex') })
+  await dht.ready()
+  send('ready', { publicKey: publicKey.toString('hex'), clientPort: dht.io.clientSocket.address().port })
 }
 
 main()
