@@ -23,10 +23,10 @@ const dht = new HyperDHT({
 })
 const local = options.path === 'lan'
 const relayThrough = options.relay ? Buffer.from(options.relay, 'hex') : null
-const refuse = options.path === 'relayed' ? { holepunch: () => false } : {}
+const relayed = options.path === 'relayed'
 
 async function listen () {
-  const server = dht.createServer({ shareLocalAddress: local, relayThrough, ...refuse }, socket => {
+  const server = dht.createServer({ shareLocalAddress: local, relayThrough, holepunch: relayed ? false : undefined }, socket => {
     socket.on('error', () => {})
     socket.on('data', data => socket.write(data))
     socket.on('end', () => socket.end())
@@ -48,7 +48,10 @@ async function relay () {
 function once () {
   return new Promise((resolve, reject) => {
     const begin = process.hrtime.bigint()
-    const socket = dht.connect(Buffer.from(options.key, 'hex'), { localConnection: local, ...refuse })
+    const socket = dht.connect(Buffer.from(options.key, 'hex'), {
+      localConnection: local,
+      ...(relayed ? { fastOpen: false, holepunch: () => false } : {})
+    })
     let opened = 0
     const limit = setTimeout(() => socket.destroy(new Error('no echo within 10 s')), LIMIT)
     socket.on('error', reject)

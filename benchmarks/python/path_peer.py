@@ -54,6 +54,7 @@ async def connect(dht: DHT) -> None:
                 connection = await dht.connect(
                     options["key"],
                     local_connection=LOCAL,
+                    fast_open=PATH != "relayed",
                     holepunch=refuse if PATH == "relayed" else None,
                 )
                 opened = (time.monotonic() - begin) * 1000
@@ -81,7 +82,7 @@ async def main() -> None:
             listener = await dht.listen(
                 share_local_address=LOCAL,
                 relay_through=RELAY and bytes.fromhex(RELAY),
-                holepunch=refuse if PATH == "relayed" else True,
+                holepunch=PATH != "relayed",
             )
             await listener.wait_announced()
             nursery.start_soon(accept, listener)
