@@ -287,6 +287,33 @@ async def js_echo(
 
 
 @asynccontextmanager
+async def js_peer(
+    bootstrap: Iterable[Address],
+    *,
+    server: dict[str, Any] | None = None,
+    refuse: bool = False,
+    echo: bool = False,
+    seed: bytes | None = None,
+    dht: dict[str, Any] | None = None,
+) -> AsyncIterator[JavaScript]:
+    """A HyperDHT peer that connects, sends and closes on command; the script tells how.
+
+    With `server` (options of createServer, perhaps none) it listens: it may `refuse` everybody by
+    its firewall, or `echo`.
+    """
+    async with run_script(
+        "peer.js",
+        bootstrap=_bootstrap_option(bootstrap),
+        server=server,
+        refuse=refuse,
+        echo=echo,
+        seed=seed.hex() if seed is not None else None,
+        dht=dht,
+    ) as javascript:
+        yield javascript
+
+
+@asynccontextmanager
 async def js_relay(
     bootstrap: Iterable[Address],
     *,
