@@ -4,6 +4,8 @@ DHT.listen is in the way of what a test wants to see or to break."""
 from __future__ import annotations
 
 import os
+import random
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -36,7 +38,7 @@ from hyperlog.dht.hyperdht import DHT, open_dht
 from hyperlog.dht.keys import KeyPair
 from hyperlog.dht.rpc.messages import PING, decode_untrusted
 from hyperlog.dht.serverpunch import ServerPunch
-from hyperlog.dht.simnat import SimNat
+from hyperlog.dht.simnat import MAX_PORT, MIN_PORT, SimNat
 from hyperlog.dht.sockets import CLIENT, SERVER
 from tests.dht.peers import SimDHT, sim_dht
 
@@ -217,14 +219,45 @@ class PunchingPair:
         )
 
 
+class SteadyNat(SimNat):
+    """Gives the n-th destination of a socket the same port in each run.
+
+    A punch that looks for a random port is in vain in one of 1000 attempts. Ports that follow from
+    the order in which tasks run would make that one of 1000 runs of every test.
+    """
+
+    def __init__(self, *args, **options) -> None:
+        super().__init__(*args, **options)
+        self._chosen: Counter[Address] = Counter()
+
+    def _choose_port(self, inside: Address, now: float) -> int:
+        if self.mapping != "random":
+            return super()._choose_port(inside, now)
+        self._chosen[inside] += 1
+        rng = random.Random(f"{inside} {self._chosen[inside]}")
+        while not self._is_free(port := rng.randint(MIN_PORT, MAX_PORT), now):
+            pass
+        return port
+
+
+def steady_seeds(size: int) -> bytes:
+    """Random bytes, but what seeds a generator (16 bytes) is always the same."""
+    return bytes(16) if size == 16 else os.urandom(size)
+
+
 @asynccontextmanager
 async def open_behind_nat(
-    net: SimDHT, number: int, *, nat: Callable[..., SimNat] = SimNat, **options
+    net: SimDHT, number: int, *, nat: Callable[..., SimNat] = SteadyNat, **options
 ) -> AsyncIterator[tuple[SimNat, DHT]]:
     """A node behind a NAT with outside address 5.5.5.`number`; `options` as of SimNat."""
     router = nat(net.network, f"5.5.5.{number}", **options)
     host = router.host(f"192.168.{number}.2")
-    async with open_dht(host=host.address, socket_factory=host, bootstrap=net.bootstrap) as dht:
+    async with open_dht(
+        host=host.address,
+        socket_factory=host,
+        bootstrap=net.bootstrap,
+        random_bytes=steady_seeds,
+    ) as dht:
         yield router, dht
 
 
