@@ -41,11 +41,25 @@ KINDS = ("open", "full cone", "address", "port", "provider", "symmetric", "in tu
 CONSISTENT = ("full cone", "address", "port", "provider")
 RANDOM = ("symmetric", "in turn")
 SAME = "same NAT"
-PAIRS = [*itertools.product(KINDS, KINDS), *((SAME, kind) for kind in KINDS[1:])]
+NEIGHBOURS = "neighbours"  # homes of one provider, whose NAT leads back by its address or does not
+PAIRS = [
+    *itertools.product(KINDS, KINDS),
+    *((SAME, kind) for kind in KINDS[1:]),
+    (NEIGHBOURS, "hairpin"),
+    (NEIGHBOURS, "no hairpin"),
+]
 
 # Simulated s. Without losses it takes one or two; each lost datagram costs up to two more. A random
 # punch is a lottery with up to 1750 draws, 20 ms apart, of which one in a thousand is lost.
-BOUNDS = {"direct": 5.0, "lan": 5.0, "punched": 10.0, "random punch": 45.0, "none": 10.0}
+BOUNDS = {
+    "direct": 5.0,
+    "lan": 5.0,
+    "punched": 10.0,
+    "random punch": 45.0,
+    "hopeless": 10.0,  # two random NATs: both sides know at once
+    "blocked": 20.0,  # ten rounds of probes are sent
+}
+FAILURES = {"hopeless": DoubleRandomizedNATs.code, "blocked": HolepunchFailed.code}
 MAX_LOST = 0.005  # share of random punches
 
 
@@ -68,10 +82,12 @@ def expected(server: str, client: str) -> str:
     """How they find a path between them: a key of BOUNDS."""
     if server == SAME:
         return "lan"
+    if server == NEIGHBOURS:
+        return "punched" if client == "hairpin" else "blocked"
     if "open" in (server, client):
         return "direct"
     if server in RANDOM and client in RANDOM:
-        return "none"
+        return "hopeless"
     return "random punch" if server in RANDOM or client in RANDOM else "punched"
 
 
@@ -101,6 +117,10 @@ def machines(network: SimNetwork, pair: tuple[str, str]) -> tuple[SimHost, SimHo
     if server == SAME:
         home = put_behind(network, client, "5.5.5.5")
         return home.host("192.168.1.2"), home.host("192.168.1.3")
+    if server == NEIGHBOURS:
+        provider = SimNat(network, "5.5.5.5", hairpin=client == "hairpin")
+        homes = [SimNat(provider, f"100.64.0.{number}") for number in (2, 3)]
+        return homes[0].host("192.168.1.2"), homes[1].host("192.168.2.2")
     near = put_behind(network, server, "5.5.5.5")
     far = put_behind(network, client, "6.6.6.6")
     return (
@@ -157,7 +177,7 @@ async def play_pair(
         with trio.fail_after(LIMIT):
             accepted = await listener.accept()
             await exchange(connection, accepted)
-            if expected(*pair) != "none":
+            if expected(*pair) not in FAILURES:
                 await settle(connection, accepted)
             outcome.settled = trio.current_time() - started
             await exchange(connection, accepted)
@@ -209,8 +229,8 @@ def check(outcome: Outcome) -> bool:
     way = expected(server, client)
     assert outcome.opened <= BOUNDS[way], where
     last = outcome.paths[-1]
-    if way == "none":
-        assert last == ("relayed" if outcome.relay else DoubleRandomizedNATs.code), where
+    if way in FAILURES:
+        assert last == ("relayed" if outcome.relay else FAILURES[way]), where
     elif way == "random punch":
         if last == ("relayed" if outcome.relay else HolepunchFailed.code):
             return False
@@ -235,16 +255,15 @@ def print_matrix(outcomes: list[Outcome], relay: bool) -> None:
     for server in (*KINDS, SAME):
         row = [describe(cells[server, client]) for client in KINDS]
         print(f"{server:<10}" + "".join(f"{text:<{WIDTH}}" for text in row))
+    for pair in PAIRS[-2:]:
+        print(f"{' '.join(pair)}: {describe(cells[pair])}")
 
 
 def describe(outcomes: list[Outcome]) -> str:
     """A cell of the matrix."""
     if not outcomes:
         return ""
-    last = {
-        outcome.paths[-1].lower().replace("holepunch_double_randomized_nats", "none")
-        for outcome in outcomes
-    }
+    last = {"none" if o.paths[-1].isupper() else o.paths[-1] for o in outcomes}
     opened = statistics.median(outcome.opened for outcome in outcomes)
     settled = statistics.median(outcome.settled for outcome in outcomes)
     most = max(outcome.settled for outcome in outcomes)
