@@ -1,7 +1,8 @@
 """Service: looks for the step at which the way to a peer fails.
 
 The steps are those that `DHT.connect` takes, in their order and each of them alone. The first one
-that fails ends it: what comes later cannot be known. What a step shows is judged in `judgements`.
+that fails ends it: what comes later cannot be known. What a step shows is judged in
+`judgements` and `peerjudgements`.
 """
 
 from __future__ import annotations
@@ -30,17 +31,19 @@ from hyperlog.errors import BadGreeting
 from hyperlog.findings import Finding, Progress, Verdict
 from hyperlog.judgements import (
     judge_bootstrap,
-    judge_clock,
-    judge_handshake,
     judge_joining,
     judge_names,
     judge_nat,
+    judge_udp,
+)
+from hyperlog.peerjudgements import (
+    judge_clock,
+    judge_handshake,
     judge_no_path,
     judge_path,
     judge_peer_nat,
     judge_record,
     judge_server,
-    judge_udp,
 )
 from hyperlog.pinging import round_trip
 

@@ -11,7 +11,7 @@ from typing import Any, Final, NoReturn
 import trio
 
 from hyperlog.findings import Finding, Progress, Verdict, milliseconds
-from hyperlog.judgements import judge_clock
+from hyperlog.peerjudgements import judge_clock
 from hyperlog.webaddress import WebAddress
 
 __all__ = ["examine_web"]
