@@ -22,7 +22,7 @@ def main() -> int:
     parser.add_argument("--client", choices=LANGUAGES)
     parser.add_argument("--server-nat")
     parser.add_argument("--client-nat")
-    parser.add_argument("--quick", action="store_true", help="leave the lotteries out")
+    parser.add_argument("--quick", action="store_true", help="leave out what waits for seconds")
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--labs", type=int, default=3, help="at a time, for each network")
     parser.add_argument("--json", action="store_true")
@@ -36,7 +36,7 @@ def main() -> int:
     def wanted(case: Case) -> bool:
         names = ("network", "server", "client", "server_nat", "client_nat")
         chosen = all(getattr(options, n) in (None, getattr(case, n)) for n in names)
-        return chosen and not (options.quick and case.is_lottery)
+        return chosen and not (options.quick and case.waits)
 
     def report(case: Case, outcome: Outcome) -> None:
         print(f"{case}: {outcome}, probes {outcome.probes}", file=sys.stderr)

@@ -10,8 +10,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -129,9 +127,10 @@ class Driver:
                 await self._process.wait()
 
 
-@asynccontextmanager
-async def run_driver(lab: Lab, place: str, language: str) -> AsyncIterator[Driver]:
-    """A program on a host of the lab, or on `net`; it ends with the context."""
+async def keep_driver(
+    lab: Lab, place: str, language: str, *, task_status: trio.TaskStatus[Driver]
+) -> None:
+    """Run a program on a host of the lab, or on `net`, until cancelled."""
     process = await trio.lowlevel.open_process(
         [*lab.inside(place), *COMMANDS[language]],
         stdin=subprocess.PIPE,
@@ -141,10 +140,10 @@ async def run_driver(lab: Lab, place: str, language: str) -> AsyncIterator[Drive
         env={**os.environ, "NODE_PATH": str(node_modules())},
     )
     driver = Driver(process, place, language)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(driver._read_answers)
-        nursery.start_soon(driver._read_stderr)
-        try:
-            yield driver
-        finally:
-            await driver._stop()  # the readers end with the process's pipes
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(driver._read_answers)
+            nursery.start_soon(driver._read_stderr)
+            task_status.started(driver)
+    finally:
+        await driver._stop()

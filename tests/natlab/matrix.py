@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
 import trio
 
-from tests.natlab.drivers import JAVASCRIPT, LANGUAGES, CommandFailed, Driver, run_driver
+from hyperlog.dht.hyperdht import raise_only_leaf
+from tests.natlab.drivers import JAVASCRIPT, LANGUAGES, CommandFailed, Driver, keep_driver
 from tests.natlab.lab import NODE_HOSTS, RELAY_HOST, Lab, open_lab
 from tests.natlab.nats import KINDS, NATS, OPEN, PORT_RESTRICTED, RANDOM, WITHOUT_NAT
 
@@ -78,6 +79,11 @@ class Case:
             and (OPEN not in self.nats and self.client_nat != SAME_NAT)
         )
 
+    @property
+    def waits(self) -> bool:
+        """Whether it takes seconds, which say nothing of how fast a peer is."""
+        return self.is_lottery or self.client_nat == ISOLATED
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -130,7 +136,7 @@ class Bench:
     network: str
     """language of the nodes"""
     bootstrap: list[list]
-    stack: AsyncExitStack
+    nursery: trio.Nursery
     drivers: dict[tuple[str, str], Driver] = field(default_factory=dict)
     relays: dict[str, str] = field(default_factory=dict)
     """keys of the relays that run, by language"""
@@ -138,8 +144,9 @@ class Bench:
     async def driver(self, place: str, language: str) -> Driver:
         """The program of a language on a host, started at the first call."""
         if (place, language) not in self.drivers:
-            context = run_driver(self.lab, place, language)
-            self.drivers[place, language] = await self.stack.enter_async_context(context)
+            self.drivers[place, language] = await self.nursery.start(
+                keep_driver, self.lab, place, language
+            )
         return self.drivers[place, language]
 
     async def relay(self, language: str) -> str:
@@ -227,10 +234,15 @@ def path_of(opened: dict) -> str:
 @asynccontextmanager
 async def open_bench(network: str, *, bad_uplinks: bool = False) -> AsyncIterator[Bench]:
     """A laboratory with 8 nodes of one language."""
-    async with open_lab(bad_uplinks=bad_uplinks) as lab, AsyncExitStack() as stack:
-        nodes = await stack.enter_async_context(run_driver(lab, "net", network))
-        bootstrap = (await nodes.call("network", hosts=NODE_HOSTS))["bootstrap"]
-        yield Bench(lab, network, bootstrap, stack)
+    async with open_lab(bad_uplinks=bad_uplinks) as lab:
+        try:
+            async with trio.open_nursery() as nursery:
+                nodes = await nursery.start(keep_driver, lab, "net", network)
+                bootstrap = (await nodes.call("network", hosts=NODE_HOSTS))["bootstrap"]
+                yield Bench(lab, network, bootstrap, nursery)
+                nursery.cancel_scope.cancel()
+        except BaseExceptionGroup as group:
+            raise_only_leaf(group)
 
 
 Results = dict[Case, list[Outcome]]
@@ -243,10 +255,10 @@ async def run_cases(
     labs: int = 3,
     report: Callable[[Case, Outcome], None] = lambda _case, _outcome: None,
 ) -> Results:
-    """Try cases, each `repeats` times (those that are a lottery once), in `labs` a network.
+    """Try cases, each `repeats` times (those that wait once), in `labs` a network.
 
     What is over at once is tried in one laboratory a network, so that the times mean something;
-    the lotteries, which mostly wait, in all at a time.
+    what mostly waits in all at a time.
     """
     results: Results = defaultdict(list)
     by_network: dict[str, list[Case]] = defaultdict(list)
@@ -262,8 +274,8 @@ async def run_cases(
                 report(case, outcome)
 
     async def run_network(network: str, cases: Sequence[Case]) -> None:
-        quick = [(case, repeats) for case in cases if not case.is_lottery]
-        lotteries = [(case, 1) for case in cases if case.is_lottery]
+        quick = [(case, repeats) for case in cases if not case.waits]
+        slow = [(case, 1) for case in cases if case.waits]
 
         async def one_more(waiting: list[tuple[Case, int]]) -> None:
             async with open_bench(network) as bench:
@@ -272,13 +284,16 @@ async def run_cases(
         async with open_bench(network) as bench:
             await work(bench, quick)
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(work, bench, lotteries)
-                for _ in range(min(labs, len(lotteries)) - 1):
-                    nursery.start_soon(one_more, lotteries)
+                nursery.start_soon(work, bench, slow)
+                for _ in range(min(labs, len(slow)) - 1):
+                    nursery.start_soon(one_more, slow)
 
-    async with trio.open_nursery() as nursery:
-        for network, its_cases in by_network.items():
-            nursery.start_soon(run_network, network, its_cases)
+    try:
+        async with trio.open_nursery() as nursery:
+            for network, its_cases in by_network.items():
+                nursery.start_soon(run_network, network, its_cases)
+    except BaseExceptionGroup as group:
+        raise_only_leaf(group)
     return dict(results)
 
 
