@@ -33,6 +33,7 @@ from hyperlog.dht.errors import (
     BadHandshakeReply,
     ConnectError,
     DHTError,
+    DoubleRandomizedNATs,
     HandshakeFailed,
     HolepunchFailed,
     KeyPairInUse,
@@ -42,6 +43,10 @@ from hyperlog.dht.errors import (
     PeerConnectionFailed,
     PeerNotFound,
     ProtocolError,
+    RelayAborted,
+    RelayError,
+    RelayRefused,
+    RelayUnreachable,
     RemoteAborted,
     RemoteProtocolError,
     RequestDestroyed,
@@ -58,11 +63,13 @@ from hyperlog.dht.errors import (
     Suspended,
     TooFewNodes,
 )
+from hyperlog.dht.holepunch.punches import PunchCounts, PunchStatistics
 from hyperlog.dht.hyperdht import DHT, DHTStatistics, open_dht
 from hyperlog.dht.keys import KeyPair
 from hyperlog.dht.listener import Firewall, Listener, ListenerStatistics
 from hyperlog.dht.memory import MemoryStatistics
 from hyperlog.dht.publickey import decode_public_key, encode_address, encode_z32
+from hyperlog.dht.relayserver import RelayLimits, RelayServer, RelayStatistics
 from hyperlog.dht.simnat import SimNat
 from hyperlog.dht.simulation import SimClock, SimHost, SimLink, SimNetwork
 from hyperlog.dht.storage import ImmutableValue, MutableValue, StoredImmutable, StoredMutable
@@ -82,6 +89,7 @@ __all__ = [
     "DHTError",
     "DHTStatistics",
     "Diagnosis",
+    "DoubleRandomizedNATs",
     "Firewall",
     "HandshakeFailed",
     "HolepunchFailed",
@@ -105,6 +113,15 @@ __all__ = [
     "PeerNotFound",
     "PeerProbe",
     "ProtocolError",
+    "PunchCounts",
+    "PunchStatistics",
+    "RelayAborted",
+    "RelayError",
+    "RelayLimits",
+    "RelayRefused",
+    "RelayServer",
+    "RelayStatistics",
+    "RelayUnreachable",
     "RemoteAborted",
     "RemoteProtocolError",
     "RequestDestroyed",
