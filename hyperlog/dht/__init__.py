@@ -14,7 +14,8 @@ Wire-compatible with the JavaScript package hyperdht. Imports nothing from the r
 from hyperlog.dht.commandcounts import CommandStatistics
 from hyperlog.dht.commands.messages import NoisePayload, Peer
 from hyperlog.dht.compact import Address
-from hyperlog.dht.connection import Connection, ConnectionStatistics
+from hyperlog.dht.connect import ConnectStatistics
+from hyperlog.dht.connection import Connection, ConnectionStatistics, Opening
 from hyperlog.dht.constants import BOOTSTRAP_NODES
 from hyperlog.dht.diagnosis import (
     Announcement,
@@ -34,6 +35,7 @@ from hyperlog.dht.errors import (
     ConnectError,
     DHTError,
     DoubleRandomizedNATs,
+    DuplicateConnection,
     HandshakeFailed,
     HolepunchFailed,
     KeyPairInUse,
@@ -68,6 +70,8 @@ from hyperlog.dht.hyperdht import DHT, DHTStatistics, open_dht
 from hyperlog.dht.keys import KeyPair
 from hyperlog.dht.listener import Firewall, Listener, ListenerStatistics
 from hyperlog.dht.memory import MemoryStatistics
+from hyperlog.dht.paths import RelayChoice
+from hyperlog.dht.pool import ConnectionPool
 from hyperlog.dht.publickey import decode_public_key, encode_address, encode_z32
 from hyperlog.dht.relayserver import RelayLimits, RelayServer, RelayStatistics
 from hyperlog.dht.simnat import SimNat
@@ -84,12 +88,15 @@ __all__ = [
     "BadHandshakeReply",
     "CommandStatistics",
     "ConnectError",
+    "ConnectStatistics",
     "Connection",
+    "ConnectionPool",
     "ConnectionStatistics",
     "DHTError",
     "DHTStatistics",
     "Diagnosis",
     "DoubleRandomizedNATs",
+    "DuplicateConnection",
     "Firewall",
     "HandshakeFailed",
     "HolepunchFailed",
@@ -107,6 +114,7 @@ __all__ = [
     "NodeDestroyed",
     "NodeProbe",
     "NoisePayload",
+    "Opening",
     "Peer",
     "PeerAnswer",
     "PeerConnectionFailed",
@@ -116,6 +124,7 @@ __all__ = [
     "PunchCounts",
     "PunchStatistics",
     "RelayAborted",
+    "RelayChoice",
     "RelayError",
     "RelayLimits",
     "RelayRefused",
