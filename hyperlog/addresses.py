@@ -22,11 +22,13 @@ __all__ = [
     "parse_mongo",
     "parse_peer",
     "parse_public_key",
+    "parse_relays",
 ]
 
 Address: TypeAlias = tuple[str, int]
 
 MAX_BOOTSTRAP: Final = 64  # nodes
+MAX_RELAYS: Final = 64
 
 _MONGO = re.compile(r"mongodb(\+srv)?://[\x21-\x7e]+")
 _IPV6 = re.compile(r"\[[0-9A-Fa-f:.]{2,45}\]")
@@ -108,6 +110,24 @@ def parse_bootstrap(nodes: Iterable[str | Address]) -> tuple[Address, ...]:
 def parse_public_key(key: str | bytes) -> bytes:
     """The 32 bytes of a public key; see `parse_peer`."""
     return parse_peer(key)[0]
+
+
+def parse_relays(keys: str | bytes | Iterable[str | bytes]) -> tuple[bytes, ...]:
+    """The public keys of relays, one or several, each as `parse_peer` takes it.
+
+    Raises:
+        ConfigError: an item is no public key, or there are more than MAX_RELAYS.
+    """
+    given = [keys] if isinstance(keys, str | bytes) else list(keys)
+    if len(given) > MAX_RELAYS:
+        raise ConfigError(f"{len(given)} relays are too many, {MAX_RELAYS} at most")
+    relays = []
+    for key in given:
+        try:
+            relays.append(parse_public_key(key))
+        except ConfigError as err:
+            raise ConfigError(f"the relay's key cannot be used: {err}") from None
+    return tuple(relays)
 
 
 def parse_peer(key: str | bytes) -> tuple[bytes, tuple[Address, ...]]:

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from ipaddress import IPv4Address
 from typing import Any
 
-from hyperlog.config import parse_address
+from hyperlog.config import parse_address, parse_public_key
 from hyperlog.errors import ConfigError
 
-__all__ = ["add_bootstrap", "checked", "parse_ipv4", "parse_port", "parse_seconds"]
+__all__ = ["add_bootstrap", "add_relay", "checked", "parse_ipv4", "parse_port", "parse_seconds"]
 
 
 def checked(parse: Callable[[str], Any]) -> Callable[[str], Any]:
@@ -74,4 +74,15 @@ def add_bootstrap(
         type=checked(parse_address),
         metavar="HOST:PORT",
         help=help,
+    )
+
+
+def add_relay(parser: argparse.ArgumentParser, help: str) -> None:
+    """Relays to go through; `help` says when."""
+    parser.add_argument(
+        "--relay",
+        action="append",
+        type=checked(parse_public_key),
+        metavar="KEY",
+        help=f"{help}; repeatable, each connection takes one of them",
     )

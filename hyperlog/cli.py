@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 import trio
 
 from hyperlog.accounts import add_user_commands, run_user_command
-from hyperlog.arguments import add_bootstrap, checked, parse_port
+from hyperlog.arguments import add_bootstrap, add_relay, checked, parse_port
 from hyperlog.clientoptions import add_client_options, client_options, parse_server
 from hyperlog.config import DEFAULT_FOLDER, DEFAULT_HOST, DEFAULT_KEYS
 from hyperlog.dht import DHTError
@@ -32,6 +32,7 @@ from hyperlog.pinging import Pings, add_ping_options, ping_peer
 from hyperlog.querying import add_query_options, run_query
 from hyperlog.records import LOG_LEVELS
 from hyperlog.reindexing import reindex
+from hyperlog.relaying import add_relay_options, run_relay
 from hyperlog.sending import send_records
 from hyperlog.serveoptions import add_server_options, server_options
 from hyperlog.server import Server
@@ -111,6 +112,7 @@ def build_parser() -> argparse.ArgumentParser:
         _add_doctor,
         _add_ping,
         _add_node,
+        _add_relay,
         _add_testnet,
         _add_keygen,
     ):
@@ -149,6 +151,7 @@ def _add_serve(commands: Any, shared: argparse.ArgumentParser) -> None:  # noqa:
         action="store_true",
         help="be a private network of its own: clients name this server as their bootstrap node",
     )
+    add_relay(parser, "relay that clients without a direct way come through")
     parser.add_argument("--json", action="store_true", help="events on stdout as JSON lines")
     add_server_options(parser)
     parser.set_defaults(run=_serve)
@@ -292,6 +295,18 @@ def _add_node(commands: Any, shared: argparse.ArgumentParser) -> None:  # noqa: 
     parser.set_defaults(run=_node)
 
 
+def _add_relay(commands: Any, shared: argparse.ArgumentParser) -> None:  # noqa: ANN401 - private type
+    parser = commands.add_parser(
+        "relay",
+        parents=[shared],
+        help="relay for peers that have no direct way to each other",
+        description="Relays connections of peers that name this relay's key. What they say stays "
+        "encrypted between the two of them.",
+    )
+    add_relay_options(parser)
+    parser.set_defaults(run=_relay)
+
+
 def _add_testnet(commands: Any, shared: argparse.ArgumentParser) -> None:  # noqa: ANN401 - private type
     parser = commands.add_parser("testnet", parents=[shared], help="run a private DHT")
     add_testnet_options(parser)
@@ -330,6 +345,8 @@ async def _until_signal() -> AsyncIterator[None]:
 
 
 def _serve(options: argparse.Namespace) -> int:
+    given = server_options(options)
+    given["relay_through"] = options.relay
     server = Server(
         options.folder,
         keys=options.keys,
@@ -337,7 +354,7 @@ def _serve(options: argparse.Namespace) -> int:
         host=options.host,
         port=options.port,
         local=options.local,
-        **server_options(options),
+        **given,
     )
 
     async def run() -> None:
@@ -410,6 +427,15 @@ def _node(options: argparse.Namespace) -> int:
     async def run() -> None:
         async with _until_signal():
             await run_node(options.host, options.port, options.bootstrap or ())
+
+    trio.run(run)
+    return 0
+
+
+def _relay(options: argparse.Namespace) -> int:
+    async def run() -> None:
+        async with _until_signal():
+            await run_relay(options)
 
     trio.run(run)
     return 0

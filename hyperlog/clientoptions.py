@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from hyperlog.arguments import add_bootstrap, checked, parse_seconds
+from hyperlog.arguments import add_bootstrap, add_relay, checked, parse_seconds
 from hyperlog.config import ClientOptions, parse_peer
 from hyperlog.dht import encode_address
 from hyperlog.errors import ConfigError
@@ -37,6 +37,7 @@ def parse_server(text: str) -> bytes | str:
 def add_client_options(parser: argparse.ArgumentParser) -> None:
     """Add them to a command."""
     add_bootstrap(parser)
+    add_relay(parser, "relay to go through where there is no direct way to the server")
     tokens = parser.add_mutually_exclusive_group()
     tokens.add_argument(
         "--token-file", type=Path, metavar="FILE", help="file with the application token"
@@ -76,6 +77,8 @@ def client_options(options: argparse.Namespace) -> ClientOptions:
     given: ClientOptions = {"allow_plain": options.allow_plain}
     if options.bootstrap is not None:
         given["bootstrap"] = options.bootstrap
+    if options.relay is not None:
+        given["relay_through"] = options.relay
     if options.ca_file is not None:
         given["ca_file"] = options.ca_file
     if options.token is not None:

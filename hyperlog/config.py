@@ -23,6 +23,7 @@ from hyperlog.addresses import (
     parse_mongo,
     parse_peer,
     parse_public_key,
+    parse_relays,
 )
 from hyperlog.clientfolders import (
     application_name,
@@ -55,6 +56,7 @@ __all__ = [
     "parse_mongo",
     "parse_peer",
     "parse_public_key",
+    "parse_relays",
 ]
 
 logger = logging.getLogger("hyperlog.config")
@@ -94,6 +96,9 @@ class ServerOptions(TypedDict, total=False):
     data: str | os.PathLike[str] | None
     """folder of all that is the server's own beside the log files: the embedded store, issued
     tokens. By default `.hyperlog` in the folder of the log files"""
+    relay_through: str | bytes | Iterable[str | bytes] | None
+    """public key of a relay that clients without a direct way come through, or several, of which
+    each connection takes one by chance"""
     http: str | None
     """`HOST:PORT` to serve HTTP and WebSockets at, port 0 for any; None, the default, for neither.
     Needs the extra `server`"""
@@ -132,6 +137,7 @@ class ServerConfig:
     require_token: bool
     data: Path
     """made when something is to be put there"""
+    relay_through: tuple[bytes, ...]
     http: Address | None
     http_elsewhere: bool
     http_hosts: tuple[str, ...]
@@ -157,6 +163,7 @@ class ServerConfig:
         access: AccessPolicy | None = None,
         require_token: bool = False,
         data: str | os.PathLike[str] | None = None,
+        relay_through: str | bytes | Iterable[str | bytes] | None = None,
         http: str | None = None,
         http_elsewhere: bool = False,
         http_hosts: Iterable[str] = (),
@@ -207,6 +214,7 @@ class ServerConfig:
             access=AccessPolicy() if access is None else access,
             require_token=require_token,
             data=Path(folder) / DATA_FOLDER if data is None else Path(data),
+            relay_through=() if relay_through is None else parse_relays(relay_through),
             http=None if http is None else parse_bind(http),
             http_elsewhere=http_elsewhere,
             http_hosts=tuple(map(parse_host_name, hosts)),
@@ -222,6 +230,9 @@ class ClientOptions(TypedDict, total=False):
 
     bootstrap: Iterable[str | Address] | None
     """nodes to join the DHT through, `"host:port"` each; default: the public HyperDHT"""
+    relay_through: str | bytes | Iterable[str | bytes] | None
+    """public key of a relay to go through where there is no direct way to the server, or several,
+    of which each connection takes one by chance; what the server names goes before it"""
     key_pair: KeyPair | None
     """the client's identity; goes before `keys`"""
     keys: str | os.PathLike[str] | None
@@ -283,6 +294,7 @@ class ClientConfig:
     ca_file: str | None
     """absolute"""
     bootstrap: tuple[Address, ...]
+    relay_through: tuple[bytes, ...]
     key_pair: KeyPair
     spool: Path | None
     """folder of this client and server alone; None for memory only"""
@@ -331,6 +343,7 @@ class ClientConfig:
         elif server is not None:
             public_key, server_nodes = parse_peer(server)
         bootstrap = options.get("bootstrap")
+        relay_through = options.get("relay_through")
         given = options.get("key_pair")
         key_pair, is_kept = (given, True) if given is not None else _client_keys(options)
         # A token says which application it is for: the script's name would only contradict it.
@@ -361,6 +374,7 @@ class ClientConfig:
             tls=tls,
             ca_file=None if ca_file is None else os.path.abspath(ca_file),
             bootstrap=tuple(BOOTSTRAP_NODES) if bootstrap is None else parse_bootstrap(bootstrap),
+            relay_through=() if relay_through is None else parse_relays(relay_through),
             key_pair=key_pair,
             spool=_client_spool(options, is_known, spool_folder),
             max_spool_bytes=max_spool_bytes,

@@ -297,7 +297,9 @@ class Server:
                 ) as self._dht,
             ):
                 self._listener = await self._dht.listen(
-                    firewall=self._gate.refuses, admit=self._gate.admits
+                    firewall=self._gate.refuses,
+                    admit=self._gate.admits,
+                    relay_through=config.relay_through,
                 )
                 async with trio.open_nursery() as nursery:
                     self._intake = self._make_intake(self._writer, nursery, self._permits)

@@ -323,7 +323,12 @@ class Shipper:
         while True:
             try:
                 async with open_dht(bootstrap=config.bootstrap, key_pair=config.key_pair) as dht:
-                    connect = partial(dht.connect, server_key, relay_addresses=config.server_nodes)
+                    connect = partial(
+                        dht.connect,
+                        server_key,
+                        relay_addresses=config.server_nodes,
+                        relay_through=config.relay_through,
+                    )
                     way = Route(connect, dht, server_key)
                     await self._reconnect_for_ever(way)
                     return

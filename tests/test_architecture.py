@@ -208,6 +208,7 @@ ARROWS: dict[str, set[str]] = {
     "flushing": {"clientfolders", "destination", "dht", "diskspool", "keyfile", "shipper"},
     "serving": {"server"},
     "noding": {"arguments", "dht"},
+    "relaying": {"arguments", "dht", "keyfile", "quantities"},
     "findings": set(),
     "judgements": {"dht", "findings"},
     "peerjudgements": {"control", "dht", "findings"},

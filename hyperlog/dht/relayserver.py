@@ -26,7 +26,7 @@ from hyperlog.dht.connection import Connection
 from hyperlog.dht.errors import RemoteProtocolError
 from hyperlog.dht.hyperdht import DHT
 from hyperlog.dht.keys import KeyPair
-from hyperlog.dht.listener import Firewall
+from hyperlog.dht.listener import Firewall, Listener
 from hyperlog.dht.relay.pairing import Match, Pairings, Refusal
 from hyperlog.dht.relay.server import (
     PairRequested,
@@ -173,6 +173,12 @@ class RelayServer:
         self._sessions: set[_Session] = set()
         self._counts = _Counts()
         self._budget: Budget | None = None
+        self._listener: Listener | None = None
+
+    async def wait_announced(self) -> int:
+        """Return the number of nodes that hold our record, once the first attempt is over; 0 when
+        `run` has not begun."""
+        return 0 if self._listener is None else await self._listener.wait_announced()
 
     def statistics(self) -> RelayStatistics:
         counts = self._counts
@@ -203,6 +209,7 @@ class RelayServer:
             NodeDestroyed, KeyPairInUse: as `DHT.listen`.
         """
         listener = await self._dht.listen(self._key_pair, firewall=self._firewall)
+        self._listener = listener
         rate = self.limits.max_bytes_per_second
         if rate is not None:
             self._budget = Budget(rate, trio.current_time())
