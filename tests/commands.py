@@ -58,10 +58,12 @@ class Running:
 
 
 @asynccontextmanager
-async def running(*arguments: object, cwd: Path | None = None) -> AsyncIterator[Running]:
-    """A command that runs until the context is left."""
+async def running(
+    *arguments: object, prefix: tuple[str, ...] = (), cwd: Path | None = None
+) -> AsyncIterator[Running]:
+    """A command that runs until the context is left; `prefix` is what runs it."""
     process = await trio.lowlevel.open_process(
-        [sys.executable, "-m", "hyperlog", *map(str, arguments)],
+        [*prefix, sys.executable, "-m", "hyperlog", *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=ENVIRONMENT,

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
 import trio
@@ -171,24 +172,32 @@ async def test_what_is_no_point_of_the_curve_fails_without_a_trace_of_the_stack(
     assert notes.failed == ["handshake"]
 
 
-async def test_a_server_that_does_not_allow_everybody_refuses_a_stranger_and_takes_its_own(
-    tmp_path,
-):
+async def test_a_peer_that_refuses_and_one_that_was_killed_look_the_same_but_to_a_friend(tmp_path):
     friend = KeyPair.generate()
+    found = {}
+
+    async def look_as(name, key, nodes=(), **options):
+        found[name] = await look(network.bootstrap, key, nodes=nodes, **options)
+
     async with testnet(4) as network, open_dht(bootstrap=network.bootstrap, host=LOOPBACK) as dht:
         listener = await dht.listen(firewall=lambda key, *_: key != friend.public_key)
         await listener.wait_announced()
-        async with trio.open_nursery() as nursery:
-            found = {}
-
-            async def come_as(name, key_pair):
-                found[name] = await look(network.bootstrap, listener.public_key, key_pair=key_pair)
-
-            nursery.start_soon(come_as, "stranger", KeyPair.generate())
-            nursery.start_soon(come_as, "friend", friend)
-    assert found["stranger"].failed == ["handshake"]
-    assert set(found["stranger"]["handshake"].figures["stopped"].values()) == {"peer silent"}
+        nodes = option(network.bootstrap[0])
+        async with running("serve", *nodes, "--http", "off", cwd=tmp_path) as server:
+            killed = bytes.fromhex((await server.line()).split()[-1])
+            await server.says("announced to 3 DHT nodes")
+            await server.stop(signal.SIGKILL)
+        async with black_hole() as hole, trio.open_nursery() as nursery:
+            nursery.start_soon(look_as, "stranger", listener.public_key)
+            nursery.start_soon(look_as, "killed", killed, [hole])
+            nursery.start_soon(partial(look_as, "friend", listener.public_key, key_pair=friend))
     assert found["friend"].failed == []
+    assert found["stranger"].failed == found["killed"].failed == ["handshake"]
+    assert "the peer has gone, or its firewall refuses" in found["stranger"]["handshake"].text
+    reasons = [found[name]["handshake"].figures["stopped"] for name in ("stranger", "killed")]
+    assert set(reasons[0].values()) == {"peer silent"}
+    assert reasons[1].pop("{}:{}".format(*hole)) == "node silent"
+    assert set(reasons[1].values()) == {"peer silent"}
 
 
 async def test_a_step_that_takes_too_long_has_failed():
@@ -262,15 +271,3 @@ async def test_blocked_udp_is_told_by_where_it_is_blocked(commands, bootstrap, t
     status, found = await report("--bootstrap", bootstrap, prefix=namespace(*commands))
     assert (status, found["reachable"], found["failed"]) == (1, False, "udp")
     assert text in found["steps"][-1]["text"]
-
-
-async def test_a_server_that_was_killed_leaves_its_record_and_is_told_as_gone(tmp_path):
-    async with testnet(4) as network:
-        nodes = option(network.bootstrap[0])
-        async with running("serve", *nodes, "--http", "off", cwd=tmp_path) as server:
-            key = (await server.line()).split()[-1]
-            await server.says("announced to 3 DHT nodes")
-            await server.stop(signal.SIGKILL)
-        status, found = await report(key, *nodes)
-    assert (status, found["reachable"], found["failed"]) == (1, False, "handshake")
-    assert "the peer has gone" in found["steps"][-1]["text"]

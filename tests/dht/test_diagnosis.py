@@ -211,21 +211,6 @@ async def test_the_nat_of_a_peer_is_judged_from_the_nodes_that_it_announced_to()
         assert len(answer.seen_as) == 1
 
 
-async def test_a_peer_that_refuses_is_silent_behind_nodes_that_answer():
-    async with testnet(4) as network, open_dht(bootstrap=network.bootstrap, host=LOOPBACK) as dht:
-        listener = await dht.listen(firewall=lambda *_: True)
-        await listener.wait_announced()
-        looker = Diagnosis(network.nodes[0])
-        found = await looker.find_holders(listener.public_key)
-        dead = (LOOPBACK, await closed_port())
-        stranger = network.nodes[0].address  # a node without a record is asked as well
-        others = [node for node in found.holders if node != stranger]
-        probe = await looker.probe_peer(listener.public_key, [*others[:2], dead])
-        assert probe.answer is None
-        expected = dict.fromkeys(others[:2], "peer silent") | {dead: "node silent"}
-        assert probe.stopped == expected
-
-
 async def test_a_node_without_a_record_says_so():
     async with testnet(3) as network:
         looker = Diagnosis(network.nodes[0])
