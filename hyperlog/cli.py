@@ -409,7 +409,15 @@ def _user(options: argparse.Namespace) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    return 0 if trio.run(see_doctor, options) else EXIT_FAILURE
+    passable = False
+
+    async def run() -> None:
+        nonlocal passable
+        async with _until_signal():
+            passable = await see_doctor(options)
+
+    trio.run(run)
+    return 0 if passable else EXIT_FAILURE
 
 
 def _ping(options: argparse.Namespace) -> int:

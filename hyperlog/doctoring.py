@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import msgspec
+import trio
 
 from hyperlog.addresses import parse_peer
 from hyperlog.arguments import checked
@@ -84,21 +85,25 @@ async def see_doctor(options: argparse.Namespace) -> bool:
     key_pair: KeyPair = own_key_pair(options)
     nodes = BOOTSTRAP_NODES if options.bootstrap is None else options.bootstrap
     timeout: float = options.timeout
-    if isinstance(target, WebAddress):
-        tls = _tls(options.ca_file) if target.is_secure else None
-        good = await examine_web(target, report, tls=tls, timeout=timeout)
-    elif target is not None:
-        good = await examine_peer(
-            target[0],
-            nodes,
-            report,
-            nodes=target[1],
-            key_pair=key_pair,
-            relays=options.relay or (),
-            timeout=timeout,
-        )
-    else:
-        good = await examine_network(nodes, report, timeout=timeout)
+    try:
+        if isinstance(target, WebAddress):
+            tls = _tls(options.ca_file) if target.is_secure else None
+            good = await examine_web(target, report, tls=tls, timeout=timeout)
+        elif target is not None:
+            good = await examine_peer(
+                target[0],
+                nodes,
+                report,
+                nodes=target[1],
+                key_pair=key_pair,
+                relays=options.relay or (),
+                timeout=timeout,
+            )
+        else:
+            good = await examine_network(nodes, report, timeout=timeout)
+    except trio.Cancelled:
+        report.abandon()
+        raise
     report.end(good=good)
     return good
 
@@ -151,6 +156,11 @@ class TextReport:
         )
         return [line.replace("\N{NO-BREAK SPACE}", " ") for line in lines]
 
+    def abandon(self) -> None:
+        """Nobody waits for the rest."""
+        if self._is_live:
+            print("\r\x1b[K", end="", flush=True)
+
     def end(self, *, good: bool) -> None:
         subject = "The server" if self._has_target else "The network"
         verb = "reached" if self._has_target else "used"
@@ -184,6 +194,9 @@ class JsonReport:
                 "figures": finding.figures,
             }
         )
+
+    def abandon(self) -> None:
+        pass
 
     def end(self, *, good: bool) -> None:
         target = self._target
