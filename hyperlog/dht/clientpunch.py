@@ -111,7 +111,12 @@ async def punch_as_client(
         async with trio.open_nursery() as nursery:
 
             async def negotiate() -> None:
-                await client.negotiate(server_address)
+                try:
+                    await client.negotiate(server_address)
+                except DHTError:
+                    if sockets.connected.is_set():
+                        return  # in the same moment
+                    raise
                 await sockets.send_probes()
                 if not sockets.connected.is_set():
                     raise HolepunchFailed(

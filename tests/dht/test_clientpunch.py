@@ -478,6 +478,28 @@ async def test_answers_that_lead_nowhere_have_their_own_errors(answer, error, au
         assert pair.client.punches.limit.running == 0
 
 
+async def test_a_probe_that_comes_with_a_refusal_counts(autojump_clock):
+    async with punching_pair() as pair, trio.open_nursery() as nursery:
+        shaken = await pair.shake_hands()
+        network = pair.net.network
+        client_host = pair.client_nat.outside_host
+
+        async def probe_later(destination):
+            await trio.sleep(network.delay)  # the refusal has two hops to go
+            network.transmit(shaken.server_address, b"\x00", destination, 64)
+
+        def answer(payload):
+            ports = pair.client_nat._by_port
+            for port in ports:
+                nursery.start_soon(probe_later, (client_host, port))
+            return HolepunchPayload(error=1)
+
+        answer_by_hand(pair, answer)(shaken.secret)
+        await shaken.punch()
+        assert shaken.record.connected
+        assert len(shaken.paths) == 1
+
+
 async def test_a_server_that_says_try_later_for_ever_is_given_up(autojump_clock):
     async with punching_pair(client=RANDOM) as pair:
         shaken = await pair.shake_hands()
