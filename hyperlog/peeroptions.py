@@ -6,8 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Final
 
-from hyperlog.addresses import parse_public_key
-from hyperlog.arguments import add_bootstrap, checked, parse_seconds
+from hyperlog.arguments import add_bootstrap, add_relay, checked, parse_seconds
 from hyperlog.dht import KeyPair
 from hyperlog.keyfile import load_keys
 
@@ -26,13 +25,7 @@ def add_peer_options(parser: argparse.ArgumentParser, *, timeout: str) -> None:
         help="key pair to connect with, for servers that do not allow everybody (default: a new "
         "one)",
     )
-    parser.add_argument(
-        "--relay",
-        action="append",
-        type=checked(parse_public_key),
-        metavar="KEY",
-        help="relay to go through until there is a direct way; repeatable, one of them is chosen",
-    )
+    add_relay(parser, "relay to go through until there is a direct way")
     parser.add_argument(
         "--timeout",
         type=checked(parse_seconds),

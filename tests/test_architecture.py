@@ -212,7 +212,7 @@ ARROWS: dict[str, set[str]] = {
     "findings": set(),
     "judgements": {"dht", "findings"},
     "peerjudgements": {"control", "dht", "findings"},
-    "peeroptions": {"addresses", "arguments", "dht", "keyfile"},
+    "peeroptions": {"arguments", "dht", "keyfile"},
     "pinging": {"addresses", "arguments", "dht", "findings", "peeroptions"},
     "doctor": {"control", "dht", "findings", "judgements", "peerjudgements", "pinging"},
     "doctorweb": {"findings", "peerjudgements", "webaddress"},

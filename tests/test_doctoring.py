@@ -2,16 +2,18 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import sys
 
 import pytest
+import trio
 
 from hyperlog.cli import build_parser
 from hyperlog.dht import KeyPair, encode_address, encode_z32, open_dht, testnet
 from hyperlog.doctoring import TextReport, see_doctor
 from hyperlog.errors import ConfigError, KeyFileError
 from hyperlog.findings import Finding, Verdict
-from tests.commands import option, run
+from tests.commands import option, run, running
 
 LOOPBACK = "127.0.0.1"
 INDENT = " " * 28
@@ -137,3 +139,14 @@ async def test_the_exit_status_tells_whether_the_server_can_be_reached():
     assert (good.returncode, bad.returncode) == (0, 1)
     assert good.stdout.endswith(b"The server can be reached.\n")
     assert good.stderr == bad.stderr == b""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_a_signal_ends_it_without_a_trace_of_the_stack(number):
+    with trio.socket.socket(type=trio.socket.SOCK_DGRAM) as hole:
+        await hole.bind((LOOPBACK, 0))
+        async with running("doctor", *option(hole.getsockname())) as doctor:
+            await doctor.line()
+            assert await doctor.stop(number) == 1
+        assert doctor.stderr == b""
+        assert doctor.stdout.count(b"\n") == 1

@@ -24,7 +24,7 @@ async def diagnosis(bench, *arguments):
     return status, found, {step["step"]: step for step in found["steps"]}
 
 
-async def test_the_doctor_tells_kinds_of_nat_and_paths():
+async def test_the_doctor_tells_kinds_of_nat_and_paths(tmp_path):
     async with open_bench("python") as bench:
         server = await bench.driver("left", "python")
         for kind, name in (PORT_RESTRICTED, "consistent"), (SYMMETRIC, "random"):
@@ -43,6 +43,13 @@ async def test_the_doctor_tells_kinds_of_nat_and_paths():
                 assert (status, found["failed"]) == (1, "path")
                 assert steps["nat"]["verdict"] == steps["peerNat"]["verdict"] == "warning"
                 assert steps["path"]["figures"]["code"] == "HOLEPUNCH_DOUBLE_RANDOMIZED_NATS"
+                relay_options = ("--keys", tmp_path / "relay.dat", *joining(bench))
+                prefix = tuple(bench.lab.inside("relay"))
+                async with running("relay", *relay_options, prefix=prefix) as relay:
+                    relay_key = (await relay.line()).split()[-1]
+                    status, _, steps = await diagnosis(bench, key, "--relay", relay_key)
+                assert status == 0
+                assert steps["path"]["figures"]["kind"] == "relayed"
             await server.call("close")
 
 
