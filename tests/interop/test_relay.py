@@ -10,16 +10,19 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial, partialmethod
 
 import pytest
 import trio
 
+from hyperlog import server as server_module
 from hyperlog.dht import DHT, Address, Connection, open_dht
 from hyperlog.dht.errors import RelayRefused, RelayUnreachable
 from hyperlog.dht.keys import KeyPair
 from hyperlog.dht.relaying import connect_through_relay
 from hyperlog.dht.relayserver import RelayLimits, RelayServer
 from hyperlog.dht.sockets import SERVER
+from hyperlog.server import Server
 from tests.interop.harness import (
     NO_PATH_CLIENT,
     NO_PATH_NODE,
@@ -27,6 +30,8 @@ from tests.interop.harness import (
     js_echo,
     js_relay,
     js_testnet,
+    js_trace_client,
+    log_lines,
 )
 
 pytestmark = pytest.mark.interop
@@ -213,6 +218,38 @@ async def test_a_relayed_connection_from_javascript_changes_over_in_mid_stream()
                 connection = await listener.accept()
                 await change_over(connection, client.ready["clientPort"], net.relay)
                 await connection.aclose()
+
+
+@pytest.mark.parametrize("relay", ["js", "python"])
+async def test_traces_of_the_stock_client_reach_the_log_server_through_a_relay(
+    relay, tmp_path, monkeypatch
+):
+    count = 500
+    async with network(relay) as net:
+        # From here on, for there is no option for people that makes a server hard to reach.
+        monkeypatch.setattr(server_module, "open_dht", partial(open_dht, firewalled=True))
+        monkeypatch.setattr(
+            DHT, "listen", partialmethod(DHT.listen, holepunch=False, share_local_address=False)
+        )
+        async with Server(
+            tmp_path,
+            keys=KeyPair.generate(),
+            bootstrap=net.bootstrap,
+            host="127.0.0.1",
+            relay_through=net.relay_key,
+        ) as server:
+            await server.wait_announced()
+            async with js_trace_client(
+                server.public_key,
+                net.bootstrap,
+                count=count,
+                dht=NO_PATH_NODE,
+                connect=NO_PATH_CLIENT,
+            ) as client:
+                lines = await log_lines(tmp_path / f"{client.public_key.hex()}.log", count)
+        numbers = [line["traceNumber"] for line in lines if "note" not in line]
+        assert numbers == list(range(numbers[0], numbers[0] + count))
+        net.check_relayed(100 * count)
 
 
 async def test_a_javascript_relay_and_our_side_of_blind_relay_agree_on_tokens():
