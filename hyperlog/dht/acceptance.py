@@ -131,8 +131,10 @@ class Acceptance:
             self._paths.expect(payload.udx.id, through_node=message.peer_address is not None)
         own = self._dht.remote_address()
         addresses = [own] if own is not None else []
+        addresses6: list[Address] = []
         if options.share_local_address:
             addresses += self._dht.local_addresses.usable()
+            addresses6 = self._dht.local_addresses.ipv6()
         holepunch = None
         if own is None:
             holepunch = HolepunchInfo(number, list(self._announcer.relays))
@@ -143,6 +145,7 @@ class Acceptance:
                 firewall=FIREWALL_OPEN if own is not None else FIREWALL_UNKNOWN,
                 holepunch=holepunch,
                 addresses4=addresses,
+                addresses6=addresses6,
                 udx=UDXInfo(
                     id=self._paths.stream.core.local_id if self._paths is not None else 0,
                     reusable_socket=options.reusable_socket,

@@ -55,13 +55,14 @@ from hyperlog.dht.errors import (
 )
 from hyperlog.dht.holepunch.punches import PunchRecord
 from hyperlog.dht.interfaces import is_bogon, is_reserved, match_address
+from hyperlog.dht.ipv6 import is_neighbourly, knock
 from hyperlog.dht.keys import KeyPair, generic_hash
 from hyperlog.dht.noise.secretstream import SecretStreamCore
 from hyperlog.dht.paths import RELAY_TIMEOUT, RELAYED, RelayChoice, StreamPaths, choose_relay
 from hyperlog.dht.punchsockets import MayPunch
 from hyperlog.dht.relaying import connect_through_relay
 from hyperlog.dht.routes import Route
-from hyperlog.dht.sockets import SERVER
+from hyperlog.dht.sockets import SERVER, SERVER6
 
 if TYPE_CHECKING:
     from hyperlog.dht.hyperdht import DHT
@@ -80,6 +81,9 @@ HANDSHAKE_TIMEOUT: Final = 0.5  # s
 ROUTE_HEAD_START: Final = 0.25  # s that a known way to the peer has before the search begins
 ROUTE_RETRIES: Final = 2
 LAN_HEAD_START: Final = 0.25  # s that a LAN address has before a hole is punched
+MAX_KNOCKED: Final = 4  # IPv6 addresses of a peer
+KNOCKS: Final = 3  # at each of them
+KNOCK_INTERVAL: Final = 0.2  # s
 PUNCH_TIMEOUT: Final = 45.0  # s for a hole punch after the relay has failed: 35 are the longest
 
 
@@ -267,14 +271,17 @@ class ConnectAttempt:
         if self._request is None:
             own = self._dht.remote_address()
             addresses = [own] if own is not None else []
+            addresses6: list[Address] = []
             if self._options.local_connection:
                 addresses += self._dht.local_addresses.all()
+                addresses6 = self._dht.local_addresses.ipv6()
             self._own_firewall = FIREWALL_OPEN if own is not None else FIREWALL_UNKNOWN
             self._request = self._initiator.send(
                 NoisePayload(
                     error=ERROR_NONE,
                     firewall=self._own_firewall,
                     addresses4=addresses,
+                    addresses6=addresses6,
                     udx=UDXInfo(
                         id=self._stream.core.local_id,
                         reusable_socket=self._options.reusable_socket,
@@ -351,7 +358,7 @@ class ConnectAttempt:
         if self._own_firewall == FIREWALL_OPEN:
             ways.append(self._wait_for_peer)
         else:
-            ways += [self._try_lan, self._try_punch]
+            ways += [self._try_lan, self._try_ipv6, self._try_punch]
 
         async def attempt(way: Callable[[_Handshaken], Awaitable[None]]) -> None:
             try:
@@ -387,12 +394,31 @@ class ConnectAttempt:
         finally:
             self._lan_tried.set()
 
-    def _lan_address(self, shaken: _Handshaken) -> Address | None:
+    def _on_same_network(self, shaken: _Handshaken) -> bool:
         # Both sides have the same outside address: one network, or one machine.
-        if (
-            not self._options.local_connection
-            or shaken.client_address[0] != shaken.server_address[0]
-        ):
+        return (
+            self._options.local_connection and shaken.client_address[0] == shaken.server_address[0]
+        )
+
+    async def _try_ipv6(self, shaken: _Handshaken) -> None:
+        """Knock at the peer's IPv6 addresses; the packet that it sends back makes the path."""
+        assert shaken.payload.udx is not None
+        sockets = self._dht.sockets
+        if not self._on_same_network(shaken) or not sockets.is_open(SERVER6):
+            return
+        addresses = [a for a in shaken.payload.addresses6 if is_neighbourly(a[0])][:MAX_KNOCKED]
+        if not addresses:
+            return
+        with trio.move_on_after(LAN_HEAD_START / 2):
+            await self._lan_tried.wait()
+        packet = knock(shaken.payload.udx.id)
+        for _ in range(KNOCKS):
+            for address in addresses:
+                sockets.send(SERVER6, address, packet)
+            await trio.sleep(KNOCK_INTERVAL)
+
+    def _lan_address(self, shaken: _Handshaken) -> Address | None:
+        if not self._on_same_network(shaken):
             return None
         candidates = [a for a in shaken.payload.addresses4 if not is_reserved(a[0])]
         own = self._dht.local_addresses.all()

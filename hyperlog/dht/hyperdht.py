@@ -448,6 +448,7 @@ class DHT:
         return await self.node.delayed_ping(address, delay)
 
     def _refresh_announcements(self) -> None:
+        self.local_addresses.forget()
         for listener in self._listeners.values():
             listener.announcer.refresh()
 
@@ -512,6 +513,8 @@ class DHT:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             await nursery.start(self.sockets.run)
+            if self.address[0] == "0.0.0.0":
+                self.sockets.open_ipv6()
             await nursery.start(self.node.run)
             task_status.started()
 

@@ -13,7 +13,8 @@ import trio
 
 from hyperlog.dht.compact import Address
 from hyperlog.dht.interfaces import local_addresses
-from hyperlog.dht.sockets import SERVER, Sockets
+from hyperlog.dht.ipv6 import interface_hosts6
+from hyperlog.dht.sockets import SERVER, SERVER6, Sockets
 
 __all__ = ["LocalAddresses"]
 
@@ -37,6 +38,14 @@ class LocalAddresses:
     def usable(self) -> list[Address]:
         """Those that `check` has not found dead."""
         return [address for address in self.all() if self._works.get(address[0], True)]
+
+    def ipv6(self) -> list[Address]:
+        """The addresses of the IPv6 socket, which nobody has checked; none without one."""
+        if not self._sockets.is_open(SERVER6):
+            return []
+        host, port = self._sockets.local_address(SERVER6)
+        hosts = interface_hosts6() if host == "::" else [host]
+        return [(host, port) for host in hosts]
 
     @property
     def unchecked(self) -> bool:

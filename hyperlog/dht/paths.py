@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from hyperlog.dht.compact import Address
 from hyperlog.dht.interfaces import is_private
 from hyperlog.dht.publickey import decode_public_key
-from hyperlog.dht.sockets import CLIENT, SERVER
+from hyperlog.dht.sockets import CLIENT, SERVER, SERVER6
 from hyperlog.dht.streams import UDXStream
 
 if TYPE_CHECKING:
@@ -138,6 +138,8 @@ class StreamPaths:
             self.stream.send_message(b"")
 
     def _name(self, socket: int, address: Address) -> str:
+        if socket == SERVER6:
+            return LAN
         if socket not in (SERVER, CLIENT):
             return PUNCHED
         return LAN if self._through_node and is_private(address[0]) else DIRECT

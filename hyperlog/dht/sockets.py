@@ -24,16 +24,18 @@ from typing import Final, Protocol
 import trio
 
 from hyperlog.dht.compact import Address
+from hyperlog.dht.ipv6 import UDP6Socket
 from hyperlog.dht.udp import DEFAULT_TTL, DatagramSocket, SocketFactory, UDPSocket
 from hyperlog.dht.udx.closed import ClosedStreams
 from hyperlog.dht.udx.stream import UDXStreamCore
 
-__all__ = ["CLIENT", "SERVER", "Sockets", "SocketsStatistics", "StreamHandler"]
+__all__ = ["CLIENT", "SERVER", "SERVER6", "Sockets", "SocketsStatistics", "StreamHandler"]
 
 logger = logging.getLogger("hyperlog.dht.sockets")
 
 SERVER: Final = 0
 CLIENT: Final = 1
+SERVER6: Final = -1  # for neighbours on IPv6; there may be none
 
 PORT_RANGE: Final = 5  # ports tried from the given one on, dht-rpc lib/io.js
 MAX_BACKLOG: Final = 256  # groups of datagrams waiting for a full kernel buffer
@@ -100,6 +102,7 @@ class Sockets:
     ) -> None:
         self._exact_port = exact_port
         self._bound: dict[int, Address] = {}  # while suspended
+        self._host6: str | None = None
         self._sockets: dict[int, DatagramSocket] = {SERVER: server, CLIENT: client}
         self._references: dict[int, int] = {}
         self._reusable: set[int] = set()
@@ -215,6 +218,8 @@ class Sockets:
         self._sockets = {SERVER: server, CLIENT: client}
         for index in self._sockets:
             self._nursery.start_soon(self._receive_loop, index)
+        if self._host6 is not None:
+            self.open_ipv6(self._host6)
 
     def _bind_again(self, index: int, *, exact: bool = False) -> DatagramSocket:
         host, port = self._bound[index]
@@ -232,6 +237,24 @@ class Sockets:
             stream.put_on_trial(limit, now)
         self._dirty.update(self._streams)
         self._pump_lot.unpark()
+
+    def open_ipv6(self, host: str = "::") -> bool:
+        """Have a socket for streams to neighbours on IPv6; False when the system has none for us.
+
+        Its port is the server socket's if that is free.
+        """
+        if self._nursery is None:
+            raise RuntimeError("the node is not running")
+        for port in (self.local_address(SERVER)[1], 0):
+            try:
+                self._sockets[SERVER6] = UDP6Socket(host, port)
+            except OSError as err:
+                logger.debug("no IPv6 socket: %s", err)
+            else:
+                self._host6 = host
+                self._nursery.start_soon(self._receive_loop, SERVER6)
+                return True
+        return False
 
     def local_address(self, socket: int) -> Address:
         """Address that a socket is bound to, or was while suspended.
@@ -493,7 +516,7 @@ class Sockets:
                     touched[stream_id] = stream
                 else:
                     self._answer_closed(data, index, now)
-            elif size >= 2 and data[0] in RPC_FIRST_BYTES:
+            elif size >= 2 and data[0] in RPC_FIRST_BYTES and index != SERVER6:
                 rpc.append((bytes(data), address, index))
             elif size == 1 and index in self.on_probe:
                 self.on_probe[index](address)
