@@ -458,7 +458,8 @@ class DHT:
         if request.command in (PEER_HANDSHAKE, PEER_HOLEPUNCH):
             self._route(request)
             return True
-        if self.node.id is None:
+        node_id = self.node.id
+        if node_id is None:
             # Whoever asks us directly may find our own servers even where nobody else runs a node.
             listener = self._listeners.get(request.target or b"")
             if request.command != FIND_PEER or listener is None:
@@ -468,10 +469,15 @@ class DHT:
         if request.command not in SERVED:
             return False
         answer = self._store.handle(
-            request, self.node.id, now=trio.current_time(), unix_time=time.time()
+            request, node_id, now=request.received_at, unix_time=time.time()
         )
         if answer is not None:
-            self.perform(request, answer)
+            request.reply(
+                answer.value,
+                error=answer.error,
+                token=answer.token,
+                closer_nodes=answer.closer_nodes,
+            )
         return True
 
     def _route(self, request: IncomingRequest) -> None:

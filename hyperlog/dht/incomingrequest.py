@@ -15,32 +15,21 @@ class IncomingRequest:
     """A user command from another node; answer it once, now or later, or not at all."""
 
     __slots__ = (
-        "_clock",
         "_core",
         "_event",
         "_pump",
         "address",
         "command",
-        "id",
         "socket",
         "target",
-        "to",
         "token",
         "value",
     )
 
-    def __init__(
-        self,
-        core: RPCCore,
-        event: RequestReceived,
-        *,
-        clock: Callable[[], float],
-        pump: Callable[[], None],
-    ) -> None:
+    def __init__(self, core: RPCCore, event: RequestReceived, pump: Callable[[], None]) -> None:
         """`pump` is called after an answer: the core has something to send."""
         request = event.request
         self._core = core
-        self._clock = clock
         self._pump = pump
         self._event = event
         self.address = event.address
@@ -51,10 +40,21 @@ class IncomingRequest:
         self.value = request.value
         self.token = request.token
         """proven when present: the requester does receive packets at its host"""
-        self.to = request.to
-        """our address as the requester sees it"""
-        self.id = request.id
-        """the requester's node id, proven, or None"""
+
+    @property
+    def to(self) -> Address:
+        """Our address as the requester sees it."""
+        return self._event.request.to
+
+    @property
+    def id(self) -> bytes | None:
+        """The requester's node id, proven, or None."""
+        return self._event.request.id
+
+    @property
+    def received_at(self) -> float:
+        """Seconds on the node's clock."""
+        return self._event.received_at
 
     def reply(
         self,
@@ -71,15 +71,16 @@ class IncomingRequest:
         Raises:
             LocalProtocolError: a field does not fit.
         """
+        event = self._event
         self._core.reply(
-            self._event,
+            event,
             value,
             error=error,
             token=token,
             closer_nodes=closer_nodes,
             to=to,
             socket=socket,
-            now=self._clock(),
+            now=event.received_at,
         )
         self._pump()
 

@@ -320,10 +320,11 @@ class RPCNode:
         core = self._core
         try:
             while (event := core.next_event()) is not None:
-                self._handle_event(event)
-            send = self._sockets.send
-            for socket, address, data in core.datagrams_to_send(self._clock()):
-                send(socket, address, data)
+                if type(event) is RequestReceived:  # by far the most frequent
+                    self._handle_request(event)
+                else:
+                    self._handle_event(event)
+            self._sockets.send_all(core.datagrams_to_send(self._clock()))
         finally:
             self._pumping = False
         timer = core.get_timer()
@@ -332,8 +333,6 @@ class RPCNode:
 
     def _handle_event(self, event: Event) -> None:
         match event:
-            case RequestReceived():
-                self._handle_request(event)
             case RequestFinished():
                 waiter = self._waiters.pop(event.request, None)
                 if waiter is not None:
@@ -358,9 +357,7 @@ class RPCNode:
 
     def _handle_request(self, event: RequestReceived) -> None:
         try:
-            handled = self.on_request(
-                IncomingRequest(self._core, event, clock=self._clock, pump=self._pump)
-            )
+            handled = self.on_request(IncomingRequest(self._core, event, self._pump))
         except Exception:
             # Bytes that a stranger chose led here: they must not end the node.
             self._callback_failures += 1

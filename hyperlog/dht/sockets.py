@@ -17,7 +17,7 @@ import logging
 import struct
 import sys
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -25,7 +25,13 @@ import trio
 
 from hyperlog.dht.compact import Address
 from hyperlog.dht.ipv6 import UDP6Socket
-from hyperlog.dht.udp import DEFAULT_TTL, DatagramSocket, SocketFactory, UDPSocket
+from hyperlog.dht.udp import (
+    DEFAULT_TTL,
+    MAX_BATCH,
+    DatagramSocket,
+    SocketFactory,
+    UDPSocket,
+)
 from hyperlog.dht.udx.closed import ClosedStreams
 from hyperlog.dht.udx.stream import UDXStreamCore
 
@@ -442,6 +448,14 @@ class Sockets:
         if sock is None or not sock.send(data, address, ttl):
             self._dropped += 1
 
+    def send_all(self, datagrams: Iterable[tuple[int, Address, bytes]]) -> None:
+        """Send datagrams, each from its socket to its address, as `send` does."""
+        sockets = self._sockets
+        for socket, address, data in datagrams:
+            sock = sockets.get(socket)
+            if sock is None or not sock.send(data, address):
+                self._dropped += 1
+
     def _send_batch(self, socket: int, address: Address, datagrams: Sequence[bytes]) -> None:
         sock = self._sockets.get(socket)
         if sock is None:
@@ -493,10 +507,15 @@ class Sockets:
                 await sock.wait_readable()
             except trio.ClosedResourceError:
                 return
-            if index in self._sockets:
-                batch = sock.receive_batch()
-                if batch:
-                    self._dispatch(index, batch)
+            handled = 0
+            # More has come meanwhile when there is much to do, and asking the socket costs less
+            # than a round of the scheduler.
+            while index in self._sockets and (batch := sock.receive_batch()):
+                self._dispatch(index, batch)
+                handled += len(batch)
+                if handled >= MAX_BATCH:
+                    await trio.lowlevel.checkpoint()
+                    handled = 0
 
     def _dispatch(self, index: int, batch: list[tuple[bytes | memoryview, Address]]) -> None:
         now = trio.current_time()

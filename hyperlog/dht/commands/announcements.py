@@ -99,9 +99,10 @@ class Announcements:
     def lookup(self, target: bytes, now: float) -> bytes | None:
         """The encoded LookupReply with up to 20 peers of a topic; None when there are none."""
         records = self._records.sample(target, MAX_LOOKUP_RECORDS, now)
-        route = self._router.get(target, now)
-        if route is not None and len(records) < MAX_LOOKUP_RECORDS:
-            records.append(route.record)
+        if len(records) < MAX_LOOKUP_RECORDS:
+            route = self._router.get(target, now)
+            if route is not None:
+                records.append(route.record)
         if not records:
             return None
         return LookupReply.join(records, self._bumps.get(target, now) or 0)

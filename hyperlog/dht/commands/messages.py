@@ -302,7 +302,9 @@ class LookupReply:
     @staticmethod
     def join(records: Sequence[bytes], bump: int) -> bytes:
         """The encoded reply of peers that are encoded already, as nodes keep them."""
-        return Writer().uint(len(records)).fixed(b"".join(records)).uint(bump).finish()
+        count = Writer().uint(len(records)).finish()
+        tail = Writer().uint(bump).finish() if bump else b"\0"
+        return b"".join([count, *records, tail])
 
     @classmethod
     def decode_untrusted(cls, data: bytes) -> LookupReply:

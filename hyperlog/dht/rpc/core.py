@@ -300,9 +300,10 @@ class RPCCore:
         self._responder.relay(event, value, to, socket=socket)
 
     def _receive_request(self, request: Request, address: Address, socket: int, now: float) -> None:
-        event = RequestReceived(request, address, socket)
-        self.tallies.of(request.command, request.internal).received += 1
-        if self._responder.refuse_wrong_ticket(event, now):
+        event = RequestReceived(request, address, socket, now)
+        responder = self._responder
+        responder.tallies.of(request.command, request.internal).received += 1
+        if request.token is not None and responder.refuse_wrong_ticket(event, now):
             return
         if request.id is not None:
             self._neighbours.note(address, request.id, request.to, socket)

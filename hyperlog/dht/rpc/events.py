@@ -51,6 +51,7 @@ class RequestReceived:
     """`id` is proven, and so is `token` when there is one"""
     address: Address
     socket: int
+    received_at: float = 0.0
 
 
 @dataclass(slots=True)
