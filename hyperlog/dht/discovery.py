@@ -19,6 +19,7 @@ from hyperlog.dht.errors import DHTError, RemoteProtocolError
 from hyperlog.dht.keys import KeyPair, generic_hash
 from hyperlog.dht.lookups import QueryResult, commit_to_all
 from hyperlog.dht.node import Reply, RPCNode
+from hyperlog.dht.storage import request_with_token
 
 __all__ = ["announce", "find_peer", "is_announced", "lookup", "unannounce"]
 
@@ -144,21 +145,22 @@ def _signed_request(
 ) -> Callable[[Reply], Awaitable[None]]:
     """What sends an ANNOUNCE or UNANNOUNCE to the node that a reply came from."""
 
-    async def send(reply: Reply) -> None:
-        if reply.token is None or reply.id is None:
-            raise RemoteProtocolError("the node sent no token or no id")
+    def sign(token: bytes, node_id: bytes) -> bytes:
         message = Announce(peer=Peer(key_pair.public_key, list(relay_addresses)), bump=bump)
         sign_announce(
             message,
             command=command,
             target=topic,
-            token=reply.token,
-            node_id=reply.id,
+            token=token,
+            node_id=node_id,
             secret_key=key_pair.secret_key,
         )
-        response = await node.request(
-            command, target=topic, value=message.encode(), token=reply.token, to=reply.address
-        )
+        return message.encode()
+
+    async def send(reply: Reply) -> None:
+        if reply.token is None or reply.id is None:
+            raise RemoteProtocolError("the node sent no token or no id")
+        response = await request_with_token(node, command, topic, reply, sign)
         if response.error:
             raise RemoteProtocolError(f"refused with error {response.error}")
 

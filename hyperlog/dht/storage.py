@@ -34,6 +34,7 @@ from hyperlog.dht.errors import (
 from hyperlog.dht.keys import KeyPair, generic_hash
 from hyperlog.dht.lookups import QueryResult, commit_to_all
 from hyperlog.dht.node import Reply, RPCNode
+from hyperlog.dht.rpc.messages import INVALID_TOKEN, Response
 
 __all__ = [
     "ImmutableValue",
@@ -44,6 +45,7 @@ __all__ = [
     "immutable_put",
     "mutable_get",
     "mutable_put",
+    "request_with_token",
 ]
 
 MAX_SEQ: Final = 2**53 - 1  # more is no number to a JavaScript node
@@ -181,6 +183,36 @@ def _check_size(stored: bytes) -> None:
         )
 
 
+async def request_with_token(
+    node: RPCNode,
+    command: int,
+    target: bytes,
+    reply: Reply,
+    encode: Callable[[bytes, bytes], bytes],
+) -> Response:
+    """Send a request that needs a token to the node that a reply came from; its response.
+
+    `encode` is called with the token and the node's id, and gives the value. A token that ran out
+    on the way is replaced once by the one that comes with the refusal: in a query among many others
+    and many nodes that are gone, more time goes by than a token lives.
+
+    Raises:
+        RemoteProtocolError: the node gave no token or no id.
+        RequestTimeout, RequestDestroyed: see RPCNode.request.
+    """
+    token, id = reply.token, reply.id
+    for last in (False, True):
+        if token is None or id is None:
+            break
+        response = await node.request(
+            command, to=reply.address, target=target, value=encode(token, id), token=token
+        )
+        if response.error != INVALID_TOKEN or last:
+            return response
+        token = response.token
+    raise RemoteProtocolError("the node gave no token or no id")
+
+
 async def _store(
     node: RPCNode, command: int, target: bytes, value: bytes, result: QueryResult
 ) -> tuple[Address, ...]:
@@ -194,9 +226,7 @@ async def _store(
     refusals: list[RequestError] = []
 
     async def put(reply: Reply) -> None:
-        response = await node.request(
-            command, to=reply.address, target=target, value=value, token=reply.token
-        )
+        response = await request_with_token(node, command, target, reply, lambda *_: value)
         if response.error in (SEQ_REUSED, SEQ_TOO_LOW):
             kind = SeqReused if response.error == SEQ_REUSED else SeqTooLow
             refusals.append(kind("the nodes hold a value with this sequence number or a later one"))

@@ -175,6 +175,33 @@ async def test_without_a_network_nothing_is_stored(autojump_clock):
         assert await node.immutable_get(bytes(32)) is None
 
 
+async def test_a_token_that_ran_out_is_replaced(autojump_clock):
+    async with sim_dht(SIZE) as net:
+        writer = await net.add()
+        late = []
+
+        def rotate_after(node):
+            honest = node.node.on_request
+
+            def on_request(request):
+                handled = honest(request)
+                if request.command == IMMUTABLE_GET:  # its token is gone when the put comes
+                    late.append(node)
+                    for _ in range(2):
+                        tickets = node.node._core._responder._tickets
+                        tickets._rotate(tickets._rotate_at)
+                return handled
+
+            node.node.on_request = on_request
+
+        for node in net.nodes:
+            rotate_after(node)
+        stored = await writer.immutable_put(b"value")
+        assert len(stored.addresses) == len(late) == SIZE
+        refused = [node.statistics().commands["IMMUTABLE_PUT"].refused for node in net.nodes]
+        assert refused == [1] * SIZE
+
+
 async def test_nodes_that_take_nothing_are_not_counted(autojump_clock):
     async with sim_dht(2) as net:
         writer = await net.add()
