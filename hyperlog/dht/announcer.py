@@ -67,12 +67,15 @@ class Announcer:
         self._update_scope.cancel()
         self._refresh.set()
 
+    def pause(self) -> None:
+        """Announce nothing until `resume`."""
+        self._awake = trio.Event()
+        self.restart()
+
     async def suspend(self) -> None:
         """Take the record back, and announce nothing until `resume`; bounded as `withdraw`."""
-        if self._awake.is_set():
-            self._awake = trio.Event()
-            self.restart()
-            await self.withdraw()
+        self.pause()
+        await self.withdraw()
 
     def resume(self) -> None:
         """Announce again, at once."""
@@ -125,7 +128,7 @@ class Announcer:
             announced.append(HolepunchRelay(reply.address, reply.to))
 
         await _all_settled(announce, result.closest_replies[:ANNOUNCE_TO])
-        self._closest = list(result.closest_nodes)
+        self._closest = list(result.closest_nodes) or self._closest
         self._rounds = [*self._rounds[1:], {relay.relay_address for relay in announced}]
         self.relays = announced
         own = self._node.remote_address()

@@ -288,6 +288,8 @@ class DHT:
                 holepunch=holepunch,
             ),
         )
+        if self._suspended:
+            listener.announcer.pause()
         self._listeners[target] = listener
         self._router.add_local(target, Peer(pair.public_key, []).encode())
         try:

@@ -176,7 +176,7 @@ class RPCNode:
     @property
     def online(self) -> bool:
         """Whether the network answers."""
-        return self._core.health.online
+        return self._core.online
 
     @property
     def request_socket(self) -> int:
@@ -217,7 +217,7 @@ class RPCNode:
             bootstrapped=core.bootstrapped,
             bootstrap_attempts=core.bootstrap_attempts,
             bootstrap_failing=core.bootstrap_failing,
-            online=core.health.online,
+            online=core.online,
             degraded=core.health.degraded,
             suspended=self._suspended,
             ephemeral=identity.ephemeral,

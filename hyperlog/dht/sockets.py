@@ -24,6 +24,7 @@ from typing import Final, Protocol
 import trio
 
 from hyperlog.dht.compact import Address
+from hyperlog.dht.errors import DHTError, Suspended
 from hyperlog.dht.ipv6 import UDP6Socket
 from hyperlog.dht.udp import (
     DEFAULT_TTL,
@@ -78,8 +79,8 @@ class StreamHandler(Protocol):
     def put_on_trial(self, limit: float, now: float) -> None:
         """End unless something comes from the peer within `limit` seconds."""
 
-    def destroy(self) -> None:
-        """End at once, and tell the peer."""
+    def destroy(self, error: DHTError | None = None) -> None:
+        """End at once, and tell the peer; the user too, if there is an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +200,7 @@ class Sockets:
     def suspend(self) -> None:
         """Close all sockets until `resume`; streams end, and their peers are told."""
         for stream in list(self._streams.values()):
-            stream.destroy()
+            stream.destroy(Suspended("the node was suspended"))
         self._backlog.clear()
         self._bound = {index: self.local_address(index) for index in (SERVER, CLIENT)}
         for sock in self._sockets.values():

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Final
 
 from hyperlog.dht.compact import Address
+from hyperlog.dht.errors import DHTError
 from hyperlog.dht.sockets import Sockets
 from hyperlog.dht.udx.packet import DESTROY
 
@@ -155,7 +156,7 @@ class RelayStream:
     def put_on_trial(self, limit: float, now: float) -> None:
         pass  # who is still there, the two peers find out for themselves
 
-    def destroy(self) -> None:
+    def destroy(self, error: DHTError | None = None) -> None:
         """Forget the stream. The peers are not told, as they may be connected without us by now."""
         if not self._closed:
             self._closed = True

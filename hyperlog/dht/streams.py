@@ -14,7 +14,7 @@ from typing import Final
 import trio
 
 from hyperlog.dht.compact import Address
-from hyperlog.dht.errors import StreamError, StreamTimeout
+from hyperlog.dht.errors import DHTError, StreamTimeout
 from hyperlog.dht.sockets import Sockets
 from hyperlog.dht.udx.events import (
     EndReceived,
@@ -83,7 +83,7 @@ class UDXStream(trio.abc.HalfCloseableStream):
         self._acknowledged = 0
         # Of each flight under way: the seq behind it, and which of the bytes written it completes.
         self._flights: deque[tuple[int, int]] = deque()
-        self._error: StreamError | None = None
+        self._error: DHTError | None = None
         self._finished = False
         self._closed_here = False
         self._destroyed = False
@@ -267,21 +267,23 @@ class UDXStream(trio.abc.HalfCloseableStream):
             self._sockets.release(socket, linger=True)
         self._former_sockets.clear()
 
-    def destroy(self) -> None:
+    def destroy(self, error: DHTError | None = None) -> None:
         """End at once: the peer sees a reset, unless both sides had ended already.
 
-        What was not read is forgotten.
+        What was not read is forgotten. With `error`, whoever uses the stream has lost it for that
+        reason; without it, has closed it.
         """
         self.core.discard()
         if self._finished:
             return
-        self._closed_here = self._destroyed = True
+        self._closed_here = self._closed_here or error is None
+        self._destroyed = True
         now = trio.current_time()
         self.core.destroy(now)
         self._sockets.flush(self.core.local_id, now)
-        self._finish(None)
+        self._finish(error)
 
-    def _finish(self, error: StreamError | None) -> None:
+    def _finish(self, error: DHTError | None) -> None:
         if self._finished:
             return
         self._finished = True
@@ -304,7 +306,7 @@ class UDXStream(trio.abc.HalfCloseableStream):
         return self._finished
 
     @property
-    def error(self) -> StreamError | None:
+    def error(self) -> DHTError | None:
         """Why the stream broke; None while it lives and after a clean end."""
         return self._error
 

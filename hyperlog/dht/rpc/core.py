@@ -167,6 +167,11 @@ class RPCCore:
         """Whether nobody answered the latest search for nodes, so that another one is due."""
         return self._bootstrap.failing
 
+    @property
+    def online(self) -> bool:
+        """Whether the network answers: some of it, or the last time that it was asked."""
+        return self.health.online and (len(self.table) > 0 or not self._bootstrap.failing)
+
     def closest(self, target: bytes, count: int = K) -> list[Address]:
         """Addresses of the nodes in our table nearest to `target`, nearest first."""
         return self._neighbours.closest(target, count)
@@ -377,12 +382,12 @@ class RPCCore:
         self._queries.cancel(query)
 
     def _note_response(self, response: Response, address: Address, socket: int, now: float) -> None:
-        known = self.identity.nat.host, self.identity.nat.port
+        home = self.identity.home
         if (
             self._witnesses is not None
-            and known[0] is not None
+            and home is not None
             and socket == self.identity.socket
-            and self._witnesses.hear(address, response.to, (known[0], known[1]), now)
+            and self._witnesses.hear(address, response.to, home, now)
         ):
             self._on_move()
         if response.id is not None:

@@ -26,6 +26,7 @@ class Identity:
         "_sampled_strangers",
         "ephemeral",
         "firewalled",
+        "home",
         "nat",
         "own_id",
         "server_port",
@@ -41,6 +42,8 @@ class Identity:
         self.ephemeral = True
         self.firewalled = firewalled
         self.nat = NatSampler()
+        self.home: Address | None = None
+        """Where all that is known of us belongs to; stays when the samples begin to disagree."""
         self._sampled_strangers: set[Address] = set()
         self._events = events
 
@@ -95,10 +98,16 @@ class Identity:
         """Start afresh from the samples of a firewall test: those of the server socket."""
         before = self.nat.host, self.nat.port
         self.nat = nat
+        self.home = None
         self._sampled_strangers.clear()
         self._tell_change(before)
 
     def _tell_change(self, before: tuple[str | None, int]) -> None:
         after = self.nat.host, self.nat.port
+        if after[0] is not None:
+            home = self.home
+            # A NAT shows only after some samples that it uses many ports.
+            if home is None or (home[0] == after[0] and (self.firewalled or after[1] == 0)):
+                self.home = after[0], after[1]
         if after != before:
             self._events.append(AddressChanged(*after))
