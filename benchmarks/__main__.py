@@ -24,6 +24,7 @@ NAMES = (
     "latency",
     "connect",
     "paths",
+    "relay",
     "node",
     "trace_cost",
     "store",
