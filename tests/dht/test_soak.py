@@ -152,12 +152,11 @@ class Soak:
 
     async def connect(self) -> None:
         dht, key = self.rng.choice(self.clients), self.rng.choice(self.listeners).public_key
-        connection = await dht.connect(key, local_connection=self.rng.random() < 0.5)
-        self.counts[f"path {connection.path}"] += 1
-        message = self.rng.randbytes(10_000)
-        await connection.send(message)
-        assert await connection.receive() == message
-        await connection.aclose()
+        async with await dht.connect(key, local_connection=self.rng.random() < 0.5) as connection:
+            self.counts[f"path {connection.path}"] += 1
+            message = self.rng.randbytes(10_000)
+            await connection.send(message)
+            assert await connection.receive() == message
 
     async def break_off(self) -> None:
         """Give up in the middle of connecting, and drop an open connection."""
@@ -175,9 +174,9 @@ class Soak:
 
 async def _echo(connection) -> None:
     try:
-        async for message in connection:
-            await connection.send(message)
-        await connection.aclose()
+        async with connection:
+            async for message in connection:
+                await connection.send(message)
     except (trio.BrokenResourceError, trio.ClosedResourceError):
         pass  # the peer has broken off
 
