@@ -35,7 +35,7 @@
     │   ├── RelayError                  no path through the relay           RELAY_ABORTED
     │   │   ├── RelayUnreachable        no connection to the relay itself
     │   │   ├── RelayRefused            it is no relay, or its limits are reached
-    │   │   └── RelayAborted            it was lost before the path was there
+    │   │   └── RelayAborted            it was lost, or has ended the path
     │   ├── DuplicateConnection         the pool keeps another one          DUPLICATE_CONNECTION
     │   └── Suspended                   the node is suspended               SUSPENDED
     ├── ListenError
@@ -258,7 +258,7 @@ class RelayRefused(RelayError):
 
 
 class RelayAborted(RelayError):
-    """The connection to the relay ended before the path was there."""
+    """The connection to the relay ended, or the relay ended the path."""
 
 
 class DuplicateConnection(ConnectError):

@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from hyperlog.dht.compact import Address
+from hyperlog.dht.errors import RelayAborted
 from hyperlog.dht.interfaces import is_private
 from hyperlog.dht.publickey import decode_public_key
 from hyperlog.dht.sockets import CLIENT, SERVER, SERVER6
@@ -129,8 +130,14 @@ class StreamPaths:
             relay.close()
             return
         self._relay = relay
+        relay.on_closed = self._on_relay_closed
         self.stream.connect(relay.socket, relay.remote_id, relay.address)
         self._set_path(RELAYED)
+
+    def _on_relay_closed(self) -> None:
+        if not self.direct and not self.stream.finished:
+            # Nothing comes through it any more, which silence alone would tell much later.
+            self.stream.destroy(RelayAborted("the relay was lost, or has ended the path"))
 
     def _tell_peer(self) -> None:
         # The peer keeps its relay until it has heard from us directly, and we may be silent.

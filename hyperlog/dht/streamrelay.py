@@ -87,13 +87,13 @@ class RelayStream:
     # -- towards the sockets (StreamHandler) ------------------------------------------------------
 
     def receive(self, data: bytes | memoryview, address: Address, socket: int, now: float) -> None:
-        if address != self.address or socket != self.socket:
-            self._take_address(address, socket, now)
-        if address == self.address:
+        if address == self.address and socket == self.socket:
             self.heard_at = now
+        else:
+            self._take_address(address, socket, now)
         partner = self.partner
         size = len(data)
-        if self._queued + size > (MAX_QUEUE if partner.address is not None else MAX_EARLY):
+        if self._queued + size > (MAX_EARLY if partner.address is None else MAX_QUEUE):
             self.dropped += 1
             return
         self._queue.append(b"".join((data[:4], partner._remote_id, data[8:])))
@@ -109,6 +109,7 @@ class RelayStream:
         self._sockets.hold(socket)
         self.socket = socket
         self.address = address
+        self.heard_at = now
         self._sockets.mark_dirty(self.partner.local_id)  # which may have kept something for us
 
     def batch_done(self, now: float) -> None:
