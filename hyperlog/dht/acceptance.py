@@ -84,11 +84,14 @@ class Acceptance:
         announcer: Announcer,
         options: AcceptOptions,
         *,
+        host: str,
         public_key: bytes,
         responder: HandshakeResponder,
         payload: NoisePayload,
         on_connection: Callable[[Acceptance, Connection], None],
     ) -> None:
+        self.host = host
+        """the client's, as far as is known"""
         self.number: int | None = None
         """what hole punch messages carry; None when the firewall refused"""
         self.noise: bytes | None = None

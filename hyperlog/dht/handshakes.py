@@ -6,17 +6,22 @@ number is what its hole punch messages carry.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Final, Generic, Protocol, TypeVar
 
-__all__ = ["MAX_HANDSHAKES", "HandshakeTable", "Remembered"]
+__all__ = ["MAX_HANDSHAKES", "HandshakeTable", "Remembered", "dispensable"]
 
 MAX_HANDSHAKES: Final = 1024  # at a time
+FAIR_SHARE: Final = 16  # of one host, up to which it is not what fills a table
 
 
 class Remembered(Protocol):
     """What the table needs of a handshake."""
 
+    host: str
+    """the client's, as far as is known"""
     number: int | None
     """None as long as nobody has been told"""
 
@@ -29,12 +34,19 @@ class Remembered(Protocol):
 T = TypeVar("T", bound=Remembered)
 
 
-class HandshakeTable(Generic[T]):
-    """A full table forgets its oldest entry, not the newcomer.
+def dispensable(handshakes: Sequence[T]) -> int:
+    """The index of the one to give up when there are too many, oldest first: not the newcomer.
 
     Refusing the new one would let a flood keep everybody out. Honest peers are quick: the oldest
-    has had its time.
+    has had its time, above all the oldest of a host that has more of them than any other.
     """
+    hosts = [handshake.host for handshake in handshakes]
+    host, count = Counter(hosts).most_common(1)[0]
+    return hosts.index(host) if count > FAIR_SHARE else 0
+
+
+class HandshakeTable(Generic[T]):
+    """A full table forgets what it can do without most easily."""
 
     def __init__(self) -> None:
         self._by_message: dict[bytes, T] = {}
@@ -68,7 +80,8 @@ class HandshakeTable(Generic[T]):
         """Remember a handshake; False when another one was forgotten for it."""
         full = len(self._by_message) >= MAX_HANDSHAKES
         if full:
-            self._forget(next(iter(self._by_message)))
+            index = dispensable(list(self._by_message.values()))
+            self._forget(next(islice(self._by_message, index, None)))
         self._by_message[message] = handshake
         return not full
 

@@ -21,7 +21,7 @@ from hyperlog.dht.commands.router import answer_handshake
 from hyperlog.dht.compact import Address
 from hyperlog.dht.connection import Connection
 from hyperlog.dht.errors import RemoteProtocolError
-from hyperlog.dht.handshakes import HandshakeTable
+from hyperlog.dht.handshakes import HandshakeTable, dispensable
 from hyperlog.dht.keys import KeyPair
 
 if TYPE_CHECKING:
@@ -267,17 +267,18 @@ class Listener(trio.abc.Listener[Connection]):
         self._counts.handshakes += 1
         responder = HandshakeResponder(self.key_pair, self._dht.random_bytes)
         payload = responder.receive_untrusted(message.noise)
+        client_address = message.peer_address or request.address
         handshake = Acceptance(
             self._dht,
             self._nursery,
             self.announcer,
             self._options,
+            host=client_address[0],
             public_key=self.public_key,
             responder=responder,
             payload=payload,
             on_connection=self._start_connection,
         )
-        client_address = message.peer_address or request.address
         if self._refuses(responder.remote_public_key, payload, client_address):
             self._counts.refused += 1
             return handshake
@@ -300,8 +301,8 @@ class Listener(trio.abc.Listener[Connection]):
             return
         punching = [other for other in self._handshakes if other.punching]
         if len(punching) >= MAX_PUNCHES:
-            # As with handshakes. The oldest peer may still reach us on the same network.
-            punching[0].end_punch()
+            # As with handshakes. That peer may still reach us on the same network.
+            punching[dispensable(punching)].end_punch()
 
     # -- connections ------------------------------------------------------------------------------
 

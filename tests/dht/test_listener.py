@@ -487,6 +487,20 @@ async def test_a_flood_of_hole_punches_takes_a_bounded_number_of_sockets(autojum
         assert table_sizes(listener) == (0, 0)
 
 
+async def test_a_host_that_takes_all_punchers_gives_up_its_own_first(autojump_clock, monkeypatch):
+    monkeypatch.setattr(module, "MAX_PUNCHES", 40)
+    async with sim_dht(3) as net:
+        server = await net.add(firewalled=True)
+        listener = await server.listen(share_local_address=False)
+        await listener.wait_announced()
+        honest = await net.add(firewalled=True)
+        relay = listener.announcer.relays[0].relay_address
+        await RawClient(honest, listener.public_key).shake_hands(relay)
+        await flood_for_hole_punches(net, server, listener, 100)
+        assert next(iter(listener._handshakes)).punching  # the oldest of all
+        assert sum(handshake.punching for handshake in listener._handshakes) == 40
+
+
 async def test_a_server_out_of_sockets_goes_on(autojump_clock):
     async with sim_dht(3) as net:
         server = await net.add(firewalled=True)
