@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -145,6 +146,11 @@ class ServerConfig:
     mongo: str | None = field(repr=False)  # it may have a password in it
     mongo_ttl: float | None
     retention: StorePolicy
+
+    @property
+    def node_cache(self) -> Path | None:
+        """Where the nodes of the DHT are kept for the next start; None for an own network."""
+        return self.data / _node_cache_name(self.bootstrap) if self.bootstrap else None
 
     @classmethod
     def checked(
@@ -312,6 +318,14 @@ class ClientConfig:
     on_reconnect: Callable[[], object] | None
     on_connection_error: Callable[[Exception], object] | None
 
+    @property
+    def node_cache(self) -> Path | None:
+        """Where the nodes of the DHT are kept for the next start: beside the spool, if that is on
+        disk."""
+        if self.spool is None or self.server_key is None:
+            return None
+        return self.spool.with_name(_node_cache_name(self.bootstrap))
+
     @classmethod
     def checked(cls, server: str | bytes | None, options: ClientOptions) -> ClientConfig:
         """Check the options; read or make the key file.
@@ -390,6 +404,15 @@ class ClientConfig:
             on_reconnect=options.get("on_reconnect"),
             on_connection_error=options.get("on_connection_error"),
         )
+
+
+def _node_cache_name(bootstrap: tuple[Address, ...]) -> str:
+    """A file for each network: nodes of one must not lead into another."""
+    if bootstrap == tuple(BOOTSTRAP_NODES):
+        return "nodes.json"
+    told = "\0".join(f"{host}:{port}" for host, port in sorted(bootstrap)).encode()
+    digest = hashlib.blake2b(told, digest_size=8, person=b"hyperlog nodes").hexdigest()
+    return f"nodes-{digest}.json"
 
 
 _CALLBACKS = (

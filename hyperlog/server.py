@@ -294,6 +294,7 @@ class Server:
                     port=config.port or 0,
                     exact_port=config.port is not None,
                     key_pair=self._key_pair,
+                    cache=config.node_cache,
                 ) as self._dht,
             ):
                 self._listener = await self._dht.listen(

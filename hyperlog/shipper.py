@@ -322,7 +322,11 @@ class Shipper:
         server_key = config.server_key
         while True:
             try:
-                async with open_dht(bootstrap=config.bootstrap, key_pair=config.key_pair) as dht:
+                async with open_dht(
+                    bootstrap=config.bootstrap,
+                    key_pair=config.key_pair,
+                    cache=config.node_cache,
+                ) as dht:
                     connect = partial(
                         dht.connect,
                         server_key,

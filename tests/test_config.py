@@ -123,6 +123,25 @@ def test_what_a_server_keeps_of_its_own_lies_with_its_log_files_unless_told_othe
     assert ServerConfig.checked(folder="logs", data="x").data == Path("x")
 
 
+def test_known_nodes_are_kept_for_each_network_in_a_file_of_its_own():
+    public, private = ServerConfig.checked(), ServerConfig.checked(bootstrap=["b:2", "a:1"])
+    assert public.node_cache == Path("logs/.hyperlog/nodes.json")
+    assert private.node_cache.parent == public.node_cache.parent
+    assert private.node_cache.name not in ("nodes.json", "nodes-.json")
+    assert private.node_cache == ServerConfig.checked(bootstrap=["a:1", "b:2"]).node_cache
+    assert private.node_cache != ServerConfig.checked(bootstrap=["a:1"]).node_cache
+    assert ServerConfig.checked(local=True).node_cache is None
+
+
+def test_a_client_keeps_known_nodes_beside_its_spool(tmp_path):
+    pair = KeyPair.generate()
+    config = ClientConfig.checked(KEY, {"spool": tmp_path, "key_pair": pair})
+    assert config.node_cache == tmp_path / "nodes.json"
+    assert ClientConfig.checked(KEY, {"spool": None, "key_pair": pair}).node_cache is None
+    web = ClientConfig.checked("https://a.example", {"spool": tmp_path, "key_pair": pair})
+    assert web.node_cache is None
+
+
 def test_a_library_server_has_neither_http_nor_a_store_unless_asked():
     config = ServerConfig.checked()
     assert (config.http, config.store, config.mongo) == (None, None, None)

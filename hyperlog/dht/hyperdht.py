@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, NoReturn, TypeVar
 
 import trio
@@ -46,6 +47,7 @@ from hyperlog.dht.lan import LocalAddresses
 from hyperlog.dht.listener import Admit, Firewall, Listener, ListenerStatistics
 from hyperlog.dht.memory import MemoryStatistics, ReceiveMemory
 from hyperlog.dht.node import IncomingRequest, RPCNode, RPCStatistics
+from hyperlog.dht.nodecache import NodeCache
 from hyperlog.dht.paths import RelayChoice
 from hyperlog.dht.pool import MAX_POOLED, ConnectionPool
 from hyperlog.dht.publickey import decode_public_key
@@ -593,6 +595,7 @@ async def open_dht(
     ephemeral: bool | None = None,
     firewalled: bool | None = None,
     nodes: Sequence[Address] = (),
+    cache: Path | None = None,
     socket_factory: SocketFactory = UDPSocket,
     random_bytes: Callable[[int], bytes] = os.urandom,
 ) -> AsyncIterator[DHT]:
@@ -608,6 +611,8 @@ async def open_dht(
             does, None decides after a while by what other nodes see.
         firewalled: False claims that the server port is reachable from outside; None finds out.
         nodes: nodes known from before.
+        cache: file where known nodes are kept for the next start, which then needs no bootstrap
+            node. One that is missing is made, a damaged one replaced.
         socket_factory: what binds UDP sockets; SimNetwork gives another.
         random_bytes: source of randomness, for tests that must repeat.
 
@@ -634,6 +639,9 @@ async def open_dht(
     )
     # The node outlives a cancellation of the caller by as long as it takes to withdraw.
     scope = trio.CancelScope()
+    node_cache = NodeCache(cache) if cache is not None else None
+    if node_cache is not None:
+        node.remember(await trio.to_thread.run_sync(node_cache.load))
 
     async def run(*, task_status: trio.TaskStatus[None]) -> None:
         with scope:
@@ -642,6 +650,8 @@ async def open_dht(
     try:
         async with trio.open_nursery() as nursery:
             await nursery.start(run)
+            if node_cache is not None:
+                nursery.start_soon(node_cache.run, node)
             # Not before: a task that is cancelled while it starts stays where start() waits for it.
             scope.shield = True
             try:
@@ -649,6 +659,7 @@ async def open_dht(
             finally:
                 await dht.shut_down()
                 scope.cancel()
+                nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
         # The nursery is our own affair: what the caller's block raised comes out as it was.
         raise_only_leaf(group)
