@@ -278,9 +278,7 @@ class UDXStream(trio.abc.HalfCloseableStream):
             return
         self._closed_here = self._closed_here or error is None
         self._destroyed = True
-        now = trio.current_time()
-        self.core.destroy(now)
-        self._sockets.flush(self.core.local_id, now)
+        self.core.destroy(trio.current_time())
         self._finish(error)
 
     def _finish(self, error: DHTError | None) -> None:

@@ -17,7 +17,7 @@ from tests.dht.peers import SimDHT, sim_dht
 
 @dataclass
 class Relayed:
-    """A network with one relay; `ends` are two nodes that use it."""
+    """A network with one relay; `ends` are two nodes that nobody reaches without being asked."""
 
     net: SimDHT
     server: RelayServer
@@ -62,7 +62,7 @@ async def relayed_network(**limits) -> AsyncIterator[Relayed]:
     """`limits` as of RelayLimits."""
     async with sim_dht() as net:
         dht = await net.add(firewalled=False)
-        ends = (await net.add(), await net.add())
+        ends = (await net.add(firewalled=True), await net.add(firewalled=True))
         server = RelayServer(dht, limits=RelayLimits(**limits))
         async with trio.open_nursery() as nursery:
             await nursery.start(server.run)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import asynccontextmanager
 
 import pytest
 import trio
@@ -242,3 +243,56 @@ async def test_a_relay_that_ends_tells_its_peers(autojump_clock):
         assert relay.dht.sockets.statistics().streams == 0
         with trio.move_on_after(30), pytest.raises(ConnectError):
             await relay.ends[0].connect(relay.server.public_key)
+
+
+@asynccontextmanager
+async def relayed_connections(relay):
+    """Both ends of a connection to which the relay is the only way."""
+    client, server = relay.ends
+    listener = await server.listen(
+        relay_through=relay.server.public_key, holepunch=False, share_local_address=False
+    )
+    await listener.wait_announced()
+    ours = await client.connect(listener.public_key, local_connection=False)
+    theirs = await listener.accept()
+    assert ours.path == theirs.path == "relayed"
+    yield ours, theirs
+    ours.abort()
+    theirs.abort()
+
+
+async def test_connections_run_through_the_relay_both_ways_and_end_in_order(autojump_clock):
+    async with relayed_network() as relay, relayed_connections(relay) as (ours, theirs):
+        data = os.urandom(300_000)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ours.send, data)
+            nursery.start_soon(theirs.send, data[::-1])
+            assert await theirs.receive() == data
+            assert await ours.receive() == data[::-1]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ours.aclose)
+            nursery.start_soon(theirs.aclose)
+        await settled(relay.server.statistics, pairs=0, connections=0, ended_by_peers=1)
+
+
+async def test_both_ends_hear_at_once_that_the_relay_has_ended_their_path(autojump_clock):
+    async with (
+        relayed_network(max_pair_time=30.0) as relay,
+        relayed_connections(relay) as (ours, theirs),
+    ):
+        for connection in (ours, theirs):
+            with trio.fail_after(40), pytest.raises(trio.BrokenResourceError) as error:
+                await connection.receive()
+            assert isinstance(error.value.__cause__, RelayAborted)
+        assert relay.server.statistics().ended_by_time == 1
+
+
+async def test_idle_connections_keep_their_pair_by_their_keep_alives(autojump_clock):
+    async with (
+        relayed_network(idle_timeout=20.0) as relay,
+        relayed_connections(relay) as (ours, theirs),
+    ):
+        await trio.sleep(300)
+        await ours.send(b"still there")
+        assert await theirs.receive() == b"still there"
+        assert relay.server.statistics().pairs == 1
