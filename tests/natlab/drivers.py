@@ -26,7 +26,7 @@ COMMANDS = {
     JAVASCRIPT: ["node", str(Path(__file__).parent / "js" / "host.js")],
 }
 TIMEOUT = 30.0  # s for a command that names no limit of its own
-GRACE = 10.0  # s that a driver may take beyond a limit that it was given
+GRACE = 20.0  # s that a driver may take beyond a limit that it was given
 STOP_TIMEOUT = 4.0  # s
 MAX_STDERR = 16 * 1024  # bytes kept for a failure's message
 

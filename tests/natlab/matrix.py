@@ -37,10 +37,12 @@ class Case:
     client: str = JAVASCRIPT
     """languages"""
     relay: str | None = None
-    """language of the relay that the client may take"""
+    """language of the relay that one of the two may take"""
+    relay_of: str = "client"
+    """who names it: server or client"""
 
     def __str__(self) -> str:
-        relay = f", {self.relay} relay" if self.relay else ""
+        relay = f", {self.relay} relay of the {self.relay_of}" if self.relay else ""
         return (
             f"{self.server} server behind {self.server_nat}, {self.client} client behind "
             f"{self.client_nat}, {self.network} network{relay}"
@@ -59,7 +61,7 @@ class Case:
 
     @property
     def is_impossible(self) -> bool:
-        """Whether no punching helps: the ports of both sides are random."""
+        """Whether nothing but a relay helps: the ports of both sides are random, for example."""
         if self.client_nat == SAME_NAT:
             return False
         if self.client_nat == ISOLATED:  # no router here does hairpinning
@@ -92,7 +94,7 @@ class Outcome:
     path: str | None
     """direct, lan, punched or relayed; None if nothing came of it"""
     milliseconds: float
-    """until the connection was open, or had failed"""
+    """until the first byte was there and back, or the attempt had failed"""
     error: str | None = None
     message: str = ""
     probes: tuple[int, int] = (0, 0)
@@ -186,9 +188,11 @@ class Bench:
         server_nat, client_nat = case.nats
         try:
             await server.call("open", bootstrap=self.bootstrap, firewalled=_claim(server_nat))
-            key = (await server.call("listen"))["key"]
+            servers_relay = relay if case.relay_of == "server" else None
+            key = (await server.call("listen", relay=servers_relay))["key"]
             await client.call("open", bootstrap=self.bootstrap, firewalled=_claim(client_nat))
-            outcome = await self._connect(client, key, relay)
+            clients_relay = relay if case.relay_of == "client" else None
+            outcome = await self._connect(client, key, clients_relay)
             return replace(outcome, probes=self._probes(server_host, client_host))
         finally:
             with trio.CancelScope(shield=True):

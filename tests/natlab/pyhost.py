@@ -17,10 +17,11 @@ from typing import Any
 
 import trio
 
-from hyperlog.dht import DHTError, open_dht, testnet
+from hyperlog.dht import DHTError, RelayServer, open_dht, testnet
 
 CHUNK = 65536  # bytes
 PORT = 49737
+EXCHANGE_TIMEOUT = 10.0  # s that the first byte gets at least
 
 Answer = dict[str, Any]
 
@@ -141,9 +142,9 @@ class Host:
 
     async def relay(self) -> Answer:
         """Accept connections and relay what comes by them."""
-        from hyperlog.dht import open_relay
-
-        relay = await self._tasks.start(open_relay, self._dht)
+        relay = RelayServer(self._dht)
+        await self._tasks.start(relay.run)
+        await relay.wait_announced()
         return {"key": relay.public_key.hex()}
 
     async def connect(
@@ -153,21 +154,32 @@ class Host:
         relay: str | None = None,
         local_connection: bool | None = None,
     ) -> Answer:
-        """Connect; gives the number of the connection, milliseconds, and the path."""
+        """Connect, and let one byte go there and back, since "open" means this or that.
+
+        Gives the number of the connection, the path at its beginning, and milliseconds.
+        """
         options: dict[str, Any] = {}
         if local_connection is not None:
             options["local_connection"] = local_connection
         if relay is not None:
             options["relay_through"] = bytes.fromhex(relay)
         begin = time.monotonic()
-        with trio.move_on_after(timeout):
+        with trio.move_on_after(timeout) as limit:
             connection = await self._dht.connect(bytes.fromhex(key), **options)
-            milliseconds = (time.monotonic() - begin) * 1000
-            peer = Peer(connection)
-            self._connections.append(peer)
-            number = len(self._connections) - 1
-            return {"connection": number, "milliseconds": milliseconds, **peer.describe()}
-        raise Failed("TIMEOUT", "it took too long")
+        if limit.cancelled_caught:
+            raise Failed("TIMEOUT", "it took too long")
+        opened = time.monotonic() - begin
+        peer = Peer(connection)
+        described = peer.describe()
+        self._connections.append(peer)
+        number = len(self._connections) - 1
+        await self.exchange(number, 1, max(timeout - opened, EXCHANGE_TIMEOUT))
+        return {
+            "connection": number,
+            "opened": opened * 1000,
+            "milliseconds": (time.monotonic() - begin) * 1000,
+            **described,
+        }
 
     async def exchange(self, connection: int, size: int, timeout: float) -> Answer:
         """Send so many bytes and wait until they are back; gives milliseconds."""

@@ -11,6 +11,7 @@ const blindRelay = require('blind-relay')
 
 const CHUNK = 65536 // bytes
 const PORT = 49737
+const EXCHANGE_TIMEOUT = 10 // seconds that the first byte gets at least
 const noop = () => {}
 
 let dht = null
@@ -132,13 +133,15 @@ const commands = {
       localConnection, relayThrough: relay && Buffer.from(relay, 'hex')
     })
     await wait(stream, timeout * 1000)
-    const milliseconds = performance.now() - begin
+    const opened = performance.now() - begin
     const connection = { stream, ended: null }
     stream.on('error', err => { connection.ended = err.code || err.message })
     stream.on('close', () => { connection.ended = connection.ended || 'closed' })
     const number = connectionCount++
     connections.set(number, connection)
-    return { connection: number, milliseconds, ...describe(stream) }
+    const path = describe(stream)
+    await exchange(connection, 1, Math.max(timeout - opened / 1000, EXCHANGE_TIMEOUT))
+    return { connection: number, opened, milliseconds: performance.now() - begin, ...path }
   },
 
   exchange ({ connection, size, timeout }) {
