@@ -94,7 +94,7 @@ class Connection(trio.abc.Channel[bytes]):
         self._paths = [path]
         self._path_lot = trio.lowlevel.ParkingLot()
         self._when_closed: list[Callable[[], None]] = []
-        self._broken: DHTError | None = None
+        self._broken: RemoteProtocolError | None = None
         self._closed_here = False
         self._send_conflict = OneTask("sending on")
         self._receive_conflict = OneTask("receiving from")
@@ -236,7 +236,7 @@ class Connection(trio.abc.Channel[bytes]):
         """
         while not self._secret.opened:
             self._check_broken()
-            if not await self._wait_readable():
+            if not await self._stream.wait_readable():
                 raise trio.BrokenResourceError("the peer ended the connection before its hello")
             self._pull()
 
@@ -314,13 +314,6 @@ class Connection(trio.abc.Channel[bytes]):
         if self._broken is not None:
             raise trio.BrokenResourceError(str(self._broken)) from self._broken
 
-    async def _wait_readable(self) -> bool:
-        try:
-            return await self._stream.wait_readable()
-        except trio.ClosedResourceError:
-            self._check_broken()  # it was not the caller who closed it
-            raise
-
     def _pull(self) -> None:
         chunks = self._stream.take(READ_CHUNK)
         if not chunks:
@@ -367,7 +360,7 @@ class Connection(trio.abc.Channel[bytes]):
             self._check_open()
             while not self._messages:
                 self._check_broken()
-                if not await self._wait_readable():
+                if not await self._stream.wait_readable():
                     try:
                         self._secret.eof()
                     except RemoteProtocolError as err:
@@ -422,14 +415,12 @@ class Connection(trio.abc.Channel[bytes]):
     def abort(self, reason: DHTError | None = None) -> None:
         """End at once: the peer sees a reset, and what was not received is forgotten.
 
-        With a `reason`, whoever uses the connection gets a trio.BrokenResourceError of it, not a
-        trio.ClosedResourceError.
+        With a `reason`, whoever uses the connection gets a trio.BrokenResourceError that has it as
+        its cause, not a trio.ClosedResourceError.
         """
-        if reason is not None and self._broken is None:
-            self._broken = reason
-        self._closed_here = reason is None or self._closed_here
+        self._closed_here = self._closed_here or reason is None
         self._messages.clear()
         self._unordered.clear()
         self._secret.discard()
-        self._stream.destroy()
+        self._stream.destroy(reason)
         self._unordered_lot.unpark_all()
