@@ -22,7 +22,7 @@ from hyperlog.errors import ConfigError
 
 __all__ = ["add_node_options", "add_testnet_options", "run_node", "run_testnet"]
 
-READY_PATIENCE: Final = 3.0  # s for the first search for others, which may start after this one
+READY_PATIENCE: Final = 2.0  # s for the first search for others, which may start after this one
 WATCH_INTERVAL: Final = 1.0  # s between looks at how the node stands
 MAX_SIZE: Final = 1000  # nodes in one process
 

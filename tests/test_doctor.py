@@ -26,6 +26,15 @@ NETWORK = ["names", "udp", "bootstrap", "network", "nat"]
 PEER = ["record", "handshake", "peerNat", "path", "server", "clock"]
 
 
+@pytest.fixture
+def impatient(monkeypatch):
+    """What is silent here stays so: waiting for it is cut short. All that answers is near."""
+    monkeypatch.setattr("hyperlog.dht.diagnosis.PROBE_INTERVAL", 0.3)
+    monkeypatch.setattr("hyperlog.dht.diagnosis.HANDSHAKE_INTERVAL", 0.2)
+    monkeypatch.setattr("hyperlog.doctor.GREETING_TIMEOUT", 0.1)
+    monkeypatch.setattr("hyperlog.doctor.CLOSE_TIMEOUT", 0.1)
+
+
 class Notes:
     """Everything that was found, by its step."""
 
@@ -101,6 +110,7 @@ async def test_a_server_that_is_its_own_network_is_found_well(tmp_path):
     assert notes["handshake"].figures["direct"]
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_a_peer_that_is_no_log_server_can_be_reached_all_the_same():
     async with testnet(4) as network, open_dht(bootstrap=network.bootstrap, host=LOOPBACK) as dht:
         listener = await dht.listen()
@@ -110,6 +120,7 @@ async def test_a_peer_that_is_no_log_server_can_be_reached_all_the_same():
     assert notes["server"].verdict is Verdict.SKIPPED
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_a_peer_is_reached_by_the_nodes_that_its_address_names():
     async with testnet(4) as network, testnet(1) as elsewhere:
         listener = await elsewhere.nodes[0].listen()
@@ -132,6 +143,7 @@ async def test_a_network_alone_is_looked_at():
 # -- what is not
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_bootstrap_nodes_that_are_silent_dead_or_only_some_of_them_are_told_apart():
     found = {}
 
@@ -172,6 +184,7 @@ async def test_what_is_no_point_of_the_curve_fails_without_a_trace_of_the_stack(
     assert notes.failed == ["handshake"]
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_a_peer_that_refuses_and_one_that_was_killed_look_the_same_but_to_a_friend(tmp_path):
     friend = KeyPair.generate()
     found = {}

@@ -76,7 +76,10 @@ async def test_a_socket_that_never_answers_is_silent_and_answers_of_others_do_no
         assert len({data for data, _ in requests}) == 3  # a late answer tells what it is to
 
 
-async def test_an_answer_to_an_earlier_try_counts_with_its_own_time():
+async def test_an_answer_to_an_earlier_try_counts_with_its_own_time(monkeypatch):
+    interval = 0.2  # s
+    monkeypatch.setattr("hyperlog.dht.diagnosis.PROBE_INTERVAL", interval)
+
     async def answer_the_first_late(sock):
         first, address = await sock.recvfrom(2048)
         await sock.recvfrom(2048)
@@ -90,7 +93,7 @@ async def test_an_answer_to_an_earlier_try_counts_with_its_own_time():
             nursery.start_soon(answer_the_first_late, sock)
             probe = await probe_node(sock.getsockname())
     assert probe.failure is None
-    assert probe.round_trip_time > 0.9
+    assert probe.round_trip_time > 0.9 * interval
 
 
 def test_a_socket_on_all_addresses_answers_on_loopback_too():
@@ -120,7 +123,8 @@ async def test_an_open_node_is_judged_open():
         assert Diagnosis(dht).address_for_others() == (LOOPBACK, dht.address[1])
 
 
-async def test_a_firewalled_node_is_judged_by_what_others_see():
+async def test_a_firewalled_node_is_judged_by_what_others_see(monkeypatch):
+    monkeypatch.setattr("hyperlog.dht.diagnosis.OPEN_PATIENCE", 0.1)
     async with (
         testnet(4) as network,
         open_dht(bootstrap=network.bootstrap, host=LOOPBACK, firewalled=True) as dht,
@@ -131,7 +135,8 @@ async def test_a_firewalled_node_is_judged_by_what_others_see():
         assert len(nat.addresses) == 1
 
 
-async def test_two_nodes_are_too_few_to_judge():
+async def test_two_nodes_are_too_few_to_judge(monkeypatch):
+    monkeypatch.setattr("hyperlog.dht.diagnosis.OPEN_PATIENCE", 0.1)
     async with (
         testnet(2) as network,
         open_dht(bootstrap=network.bootstrap, host=LOOPBACK, firewalled=True) as dht,

@@ -51,26 +51,23 @@ async def three_nodes():
             assert b"Traceback" not in command.stderr
 
 
-async def test_javascript_peers_find_each_other_through_nodes_of_ours():
-    async with (
-        three_nodes() as nodes,
-        js_echo("echo", nodes) as server,
-        js_echo("echo", nodes, connect_to=server.public_key, size=300_000) as client,
-    ):
-        received = await client.event("received")
-        assert received["bytes"] == 300_000
-        assert received["sha256"] == (await client.event("sent"))["sha256"]
-
-
-async def test_the_stock_logger_works_over_nodes_of_ours(tmp_path):
-    async with (
-        three_nodes() as nodes,
-        js_trace_server(tmp_path, nodes) as server,
-        js_trace_client(server.public_key, nodes, count=20) as client,
-    ):
-        await client.event("sent")
-        lines = await log_lines(tmp_path / f"{client.public_key.hex()}.log", 21)
-        assert [line["traceNumber"] for line in lines if "note" not in line] == list(range(20))
+async def test_javascript_peers_and_the_stock_logger_work_over_nodes_of_ours(tmp_path):
+    async with three_nodes() as nodes:
+        async with (
+            js_echo("echo", nodes) as server,
+            js_echo("echo", nodes, connect_to=server.public_key, size=300_000) as client,
+        ):
+            received = await client.event("received")
+            assert received["bytes"] == 300_000
+            assert received["sha256"] == (await client.event("sent"))["sha256"]
+        async with (
+            js_trace_server(tmp_path, nodes) as server,
+            js_trace_client(server.public_key, nodes, count=20) as client,
+        ):
+            await client.event("sent")
+            lines = await log_lines(tmp_path / f"{client.public_key.hex()}.log", 21)
+            numbers = [line["traceNumber"] for line in lines if "note" not in line]
+            assert numbers == list(range(20))
 
 
 async def test_the_doctor_and_pings_leave_no_record_on_a_stock_logger(tmp_path):
