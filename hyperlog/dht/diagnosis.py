@@ -54,7 +54,10 @@ __all__ = [
 ]
 
 LOOKUP_TIMEOUT: Final = 5.0  # s
-NO_SUCH_NAME: Final = (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME))
+NO_SUCH_NAME: Final = {
+    getattr(socket, name, socket.EAI_NONAME)
+    for name in ("EAI_NONAME", "EAI_NODATA", "EAI_ADDRFAMILY")
+}
 PROBE_TRIES: Final = 3
 PROBE_INTERVAL: Final = 1.0  # s from one try to the next
 MAX_DATAGRAM: Final = 2048  # bytes; an answer to a ping has less than a hundred
@@ -293,6 +296,8 @@ async def look_up(node: Address) -> NameLookup:
     with trio.move_on_after(LOOKUP_TIMEOUT):
         try:
             found = await trio.socket.getaddrinfo(*node, socket.AF_INET, socket.SOCK_DGRAM)
+        except UnicodeError:  # of a form that no name can have
+            failure = "unknown name"
         except OSError as err:
             if isinstance(err, socket.gaierror) and err.errno in NO_SUCH_NAME:
                 failure = "unknown name"

@@ -44,7 +44,7 @@ async def resolve(nodes: Sequence[Address]) -> list[Address]:
             found = await trio.socket.getaddrinfo(
                 host, port, trio.socket.AF_INET, trio.socket.SOCK_DGRAM
             )
-        except OSError as err:
+        except (OSError, UnicodeError) as err:  # UnicodeError: no name has such a form
             logger.debug("bootstrap node %s does not resolve: %s", host, err)
         else:
             addresses.append((str(found[0][4][0]), port))

@@ -43,6 +43,11 @@ async def test_a_name_is_found_or_it_is_told_why_not():
     assert missed.failure in ("unknown name", "no name service")
 
 
+async def test_what_can_be_no_name_is_told_as_unknown():
+    missed = await look_up((f"{'a' * 100}.example", 7))
+    assert (missed.address, missed.failure) == (None, "unknown name")
+
+
 async def test_public_nodes_have_an_address_without_name_service(monkeypatch):
     async def fail(*_arguments, **_options):
         raise socket.gaierror(socket.EAI_AGAIN, "")

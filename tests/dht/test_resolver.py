@@ -49,3 +49,7 @@ async def test_a_silent_name_service_costs_its_time_limit_and_no_more(names, aut
     start = trio.current_time()
     assert await resolve([("silent.example", 1), ("known.example", 2)]) == [("192.0.2.7", 2)]
     assert trio.current_time() - start == pytest.approx(RESOLVE_TIMEOUT)
+
+
+async def test_what_can_be_no_name_is_left_out():
+    assert await resolve([(f"{'a' * 100}.example", 1), ("192.0.2.1", 2)]) == [("192.0.2.1", 2)]
