@@ -71,6 +71,8 @@ class _Examination:
                 found = await trio.socket.getaddrinfo(host, port, type=trio.socket.SOCK_STREAM)
         except OSError as err:
             self._fail("names", f"{host} cannot be found: {err.strerror or err}", advice)
+        except UnicodeError:
+            self._fail("names", f"{host} can be no name: a part of it is too long", advice)
         except trio.TooSlowError:
             self._fail("names", f"no name server answers for {host}", advice)
         addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))

@@ -50,7 +50,7 @@ def judge_names(lookups: Sequence[NameLookup]) -> Finding:
     else:
         reason = f"{len(missed)} of {counted(len(asked), 'name')} cannot be found"
         if len(asked) == 1:
-            reason = f"there is no such name as {missed[0].node[0]}"
+            reason, details = f"there is no such name as {missed[0].node[0]}", ()
         advice = "Check the spelling (--bootstrap), and whether other names can be found."
     if any(lookup.address is not None for lookup in lookups):
         if all(lookup.address is not None for lookup in missed):

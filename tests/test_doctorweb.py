@@ -104,8 +104,9 @@ async def test_a_port_without_a_server_and_a_name_that_does_not_exist_are_told()
     async with answering(b"") as address:
         pass
     assert (await look(address)).failed == ["tcp"]
-    notes = await look(WebAddress("nowhere.invalid", 443, True), ssl.create_default_context())
-    assert notes.failed == ["names"]
+    for name in ("nowhere.invalid", f"{'a' * 100}.invalid"):
+        notes = await look(WebAddress(name, 443, True), ssl.create_default_context())
+        assert notes.failed == ["names"]
 
 
 async def test_a_server_that_says_nothing_is_not_waited_for_for_ever():
