@@ -129,7 +129,7 @@ class Acceptance:
             error = ERROR_ABORTED
         else:
             error = ERROR_NONE
-            self._paths = StreamPaths(self._dht.create_stream(UNPROVED_WINDOW))
+            self._paths = StreamPaths(self._dht.create_stream(UNPROVED_WINDOW, reserved=True))
             self._paths.on_path = self._take_path
             self._paths.expect(payload.udx.id, through_node=message.peer_address is not None)
         own = self._dht.remote_address()

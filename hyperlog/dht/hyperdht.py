@@ -311,12 +311,14 @@ class DHT:
         if self._listeners.pop(listener.target, None) is not None:
             self._router.remove_local(listener.target)
 
-    def create_stream(self, receive_window: int = DEFAULT_WINDOW) -> UDXStream:
-        """A UDX stream with a fresh random id, not yet connected."""
+    def create_stream(
+        self, receive_window: int = DEFAULT_WINDOW, *, reserved: bool = False
+    ) -> UDXStream:
+        """A UDX stream with a fresh random id, not yet connected; see UDXStreamCore."""
         while True:
             stream_id = int.from_bytes(self.random_bytes(4), "little")
             if self.sockets.is_free(stream_id):
-                core = UDXStreamCore(stream_id, receive_window=receive_window)
+                core = UDXStreamCore(stream_id, receive_window=receive_window, reserved=reserved)
                 return UDXStream(self.sockets, core)
 
     def remember_relays(self, public_key: bytes, addresses: Sequence[Address]) -> None:

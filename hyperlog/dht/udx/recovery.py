@@ -165,6 +165,8 @@ class Recovery:
         self._old_path_age = 0.0
 
         self._probes_in_a_row = 0  # since anything was acknowledged
+        self.reserved = False
+        """Whether nothing is repeated before its RTO: as long as the peer has not been heard."""
 
         # Collected since the last conclude().
         self.acks_pending = False
@@ -235,8 +237,14 @@ class Recovery:
         self.probe_at = None
         self._arm_probe(now)
 
+    def end_reserve(self, now: float) -> None:
+        """The peer has been heard."""
+        self.reserved = False
+        if self.in_flight:
+            self._arm_probe(now)
+
     def _arm_probe(self, now: float) -> None:
-        if self._probes_in_a_row >= MAX_PROBES or self.lost:
+        if self._probes_in_a_row >= MAX_PROBES or self.lost or self.reserved:
             return
         if self.state == OPEN and self.sacked:
             return  # RACK decides about the gap soon

@@ -73,8 +73,14 @@ class UDXStreamCore:
         mtu_probing: bool = True,
         initial_seq: int = 0,
         initial_ack: int = 0,
+        reserved: bool = False,
     ) -> None:
-        """`initial_seq` and `initial_ack` must be 0 for HyperDHT, whose peers never tell them."""
+        """`initial_seq` and `initial_ack` must be 0 for HyperDHT, whose peers never tell them.
+
+        A `reserved` stream goes to an address that somebody only claims to have. Until a packet has
+        come it repeats nothing before its RTO, and closes without a word: else a forged handshake
+        would have us send more to a third party than JavaScript peers do.
+        """
         self.local_id = local_id
         self.remote_id: int | None = None
         self.remote_address: Address | None = None
@@ -90,6 +96,7 @@ class UDXStreamCore:
         self._receiver = Receiver(receive_window, initial_ack, self._events)
         self._sender = Sender(initial_seq, mtu_probing=mtu_probing)
         self._recovery = self._sender.recovery
+        self._recovery.reserved = reserved
         # Wire seq and ack of the packet that set the peer's window.
         self._window_seq = initial_ack & SEQ_MASK
         self._window_ack = initial_seq & SEQ_MASK
@@ -188,7 +195,7 @@ class UDXStreamCore:
         if self.closed:
             return
         self._now = now
-        if self.connected:
+        if self.connected and not self._recovery.reserved:
             self._closing_reply = self._header(DESTROY)
             self._farewell.append(self._closing_reply)
         self._close(None)
@@ -358,6 +365,8 @@ class UDXStreamCore:
         self._packets_in += 1
         self._bytes_in += len(data)
 
+        if self._recovery.reserved:
+            self._recovery.end_reserve(now)
         receiver = self._receiver
         buffer = receiver.buffer
         if (

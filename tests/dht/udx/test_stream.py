@@ -623,3 +623,48 @@ def test_statistics_count_both_directions(make_link):
     assert (b.packets_out, b.bytes_out) == (a.packets_in, a.bytes_in)
     assert a.srtt == pytest.approx(0.002)
     assert link.a.core.rtt == a.srtt
+
+
+# Reserve
+
+
+def times_of_packets(core: UDXStreamCore, until: float) -> list[float]:
+    """When the stream sends while nobody answers."""
+    times = []
+    now = 0.0
+    while now < until:
+        times += [now] * len(sent(core, now))
+        timer = core.get_timer()
+        if timer is None:
+            break
+        now = timer
+        core.handle_timer(now)
+    return times
+
+
+def test_a_reserved_stream_repeats_no_sooner_than_javascript_and_goes_without_a_word():
+    core = connected(reserved=True)
+    core.write(b"hello", 0.0)
+    assert times_of_packets(core, 10.0) == [0.0, 1.0, 3.0, 5.0, 7.0, 9.0]
+    core.destroy(10.0)
+    assert sent(core, 10.0) == []
+
+
+def test_the_reserve_ends_with_the_first_packet_of_the_peer():
+    core = connected(reserved=True)
+    core.write(b"hello", 0.0)
+    sent(core, 0.0)
+    feed(core, 0.1, DATA, payload=b"hello")
+    sent(core, 0.1)
+    assert core.get_timer() == pytest.approx(0.35, abs=0.01)
+    core.destroy(0.2)
+    assert [packet.flags for packet in sent(core, 0.2)] == [DESTROY]
+
+
+def test_packets_for_another_stream_do_not_end_the_reserve():
+    core = connected(reserved=True)
+    core.write(b"hello", 0.0)
+    other = encode(Packet(DATA, 99, seq=0, ack=0, rwnd=WINDOW, payload=b"x"))
+    core.receive_datagram(other, PEER, 0.0)
+    core.receive_datagram(other[:19], PEER, 0.0)
+    assert times_of_packets(core, 2.0)[:2] == [0.0, 1.0]
