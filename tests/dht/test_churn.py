@@ -222,7 +222,7 @@ def test_in_a_churning_network_announcements_are_found_and_nothing_grows():
         f"{times[98]:.2f} s (99 %); {churn.samples[-1].seconds:.0f} s of real time"
     )
     assert lookups > 0.9 * PLAN.hours * 3600 / (PLAN.lookup_interval + times[49])
-    assert churn.found / lookups >= 0.999, churn.missed
+    assert len(churn.missed) <= max(1, lookups // 1000), churn.missed
     assert churn.departures > 0.8 * PLAN.hours * 3600 * PLAN.nodes / PLAN.session
     early, late = churn.samples[len(churn.samples) // 2], churn.samples[-1]
     for sample in churn.samples:

@@ -78,6 +78,11 @@ class Outcome:
     """simulated s until the last path was found"""
 
 
+def pair_of(outcome: Outcome) -> tuple[str, str]:
+    """Kinds of the server's and the client's NAT."""
+    return PAIRS[outcome.seed % len(PAIRS)]
+
+
 def expected(server: str, client: str) -> str:
     """How they find a path between them: a key of BOUNDS."""
     if server == SAME:
@@ -216,15 +221,16 @@ def test_every_pair_of_nats_connects_as_it_can_and_in_time():
         outcomes.append(run_repeatably(lambda seed=seed: play(seed), seed=seed, clock=SimClock()))
     for relay in (False, True):
         print_matrix([outcome for outcome in outcomes if outcome.relay == relay], relay)
+    print_summary(outcomes)
     print(f"{len(seeds)} networks in {time.perf_counter() - started:.0f} s")
     lost = [outcome for outcome in outcomes if not check(outcome)]
-    played = [o for o in outcomes if expected(*PAIRS[o.seed % len(PAIRS)]) == "random punch"]
+    played = [o for o in outcomes if expected(*pair_of(o)) == "random punch"]
     assert len(lost) <= MAX_LOST * len(played) + 1, lost
 
 
 def check(outcome: Outcome) -> bool:
     """Fail unless all is as it must be; False for a random punch that drew in vain."""
-    server, client = PAIRS[outcome.seed % len(PAIRS)]
+    server, client = pair_of(outcome)
     where = f"server {server}, client {client}: {outcome}"
     way = expected(server, client)
     assert outcome.opened <= BOUNDS[way], where
@@ -248,7 +254,7 @@ def check(outcome: Outcome) -> bool:
 def print_matrix(outcomes: list[Outcome], relay: bool) -> None:
     cells: dict[tuple[str, str], list[Outcome]] = defaultdict(list)
     for outcome in outcomes:
-        cells[PAIRS[outcome.seed % len(PAIRS)]].append(outcome)
+        cells[pair_of(outcome)].append(outcome)
     print(f"\nserver (down), client (right), with{'' if relay else 'out'} a relay: path,")
     print("median simulated s until open" + (" / until direct (most)" if relay else " (most)"))
     print(" " * 10 + "".join(f"{kind:<{WIDTH}}" for kind in KINDS))
@@ -257,6 +263,20 @@ def print_matrix(outcomes: list[Outcome], relay: bool) -> None:
         print(f"{server:<10}" + "".join(f"{text:<{WIDTH}}" for text in row))
     for pair in PAIRS[-2:]:
         print(f"{' '.join(pair)}: {describe(cells[pair])}")
+
+
+def print_summary(outcomes: list[Outcome]) -> None:
+    print("\nsimulated s until open, and until direct where a relay was known:")
+    for way in BOUNDS:
+        for relay in (False, True):
+            some = [o for o in outcomes if o.relay == relay and expected(*pair_of(o)) == way]
+            if some:
+                opened, settled = (
+                    f"{statistics.median(times):.2f} (most {max(times):.1f})"
+                    for times in ([o.opened for o in some], [o.settled for o in some])
+                )
+                ways = f"{opened}, then {settled}" if relay else opened
+                print(f"{way:<13} {'relay' if relay else '':<6} {len(some):>5} times: {ways}")
 
 
 def describe(outcomes: list[Outcome]) -> str:
