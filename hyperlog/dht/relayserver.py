@@ -285,7 +285,7 @@ class RelayServer:
         outcome = self._pairings.request(session, request.pair, now)
         if isinstance(outcome, Refusal):
             self._counts.pairs_refused += 1
-            logger.debug("a pair was refused: %s", outcome.value)
+            logger.info("a pair was refused: %s", outcome.value)
             session.core.refuse(request.pair.token)
         elif outcome is not None:
             self._begin(outcome, now)
