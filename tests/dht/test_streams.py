@@ -13,7 +13,7 @@ import trio.testing
 from hyperlog.dht import connection, streams
 from hyperlog.dht.errors import BadSignature, InvalidValue, LocalProtocolError, StreamTimeout
 from hyperlog.dht.noise.secretstream import MAX_MESSAGE
-from hyperlog.dht.sockets import SERVER
+from hyperlog.dht.sockets import CLIENT, SERVER
 from tests.dht.peers import (
     connection_pair,
     loopback_connections,
@@ -158,6 +158,92 @@ async def test_a_destroy_before_the_connect_only_ends_that_stream():
         c, d = stream_pair(left, right)
         await c.send_all(b"the others live on")
         assert await d.receive_some() == b"the others live on"
+
+
+# -- UDXStream: change of remote -------------------------------------------------------------------
+
+
+async def test_a_stream_moves_to_another_socket_and_gives_the_old_one_back(autojump_clock):
+    async with sim_network(delay=0.05) as network:
+        factories = [network.host("1.1.1.1"), network.host("2.2.2.2")]
+        async with open_sockets(2, factories) as (left, right):
+            a, b = new_stream(left), new_stream(right)
+            old, new = (left.open_pool_socket(lambda _: None) for _ in range(2))
+            a.connect(old, b.core.local_id, right.local_address(SERVER))
+            b.connect(SERVER, a.core.local_id, left.local_address(old))
+            left.release(old)
+            sources = []
+            b.on_packet = lambda _, address: sources.append(address)
+            told = []
+            a.on_remote_changed = lambda: told.append(trio.current_time())
+            await a.send_all(b"before")
+            await trio.sleep(0.01)
+            a.change_remote(new, b.core.local_id, right.local_address(SERVER))
+            left.release(new)
+            changed_at = trio.current_time()
+            assert a.remote_is_changing
+            await a.send_all(b"after")
+            received = b""
+            while len(received) < len(b"beforeafter"):
+                received += await b.receive_some()
+            assert received == b"beforeafter"
+            assert sources == [("1.1.1.1", left.local_address(s)[1]) for s in (old, new)]
+            await trio.sleep(0.2)
+            assert not a.remote_is_changing
+            assert [at - changed_at for at in told] == [pytest.approx(0.09, abs=0.01)]
+            await trio.sleep(5)
+            with pytest.raises(KeyError):
+                left.local_address(old)  # it was ours alone
+            a.destroy()
+            await trio.sleep(5)
+            assert left.statistics().sockets == 2
+
+
+async def test_a_stream_that_moves_with_nothing_in_flight_says_so_before_it_returns():
+    async with open_sockets() as (left, right):
+        a, b = stream_pair(left, right)
+        told = []
+        a.on_remote_changed = lambda: told.append(True)
+        a.change_remote(CLIENT, b.core.local_id, right.local_address(CLIENT))
+        assert told == [True]
+        await a.send_all(b"elsewhere")
+        assert await b.receive_some() == b"elsewhere"
+
+
+async def test_a_stream_without_remote_or_life_has_none_to_change():
+    async with open_sockets() as (left, right):
+        a = new_stream(left)
+        with pytest.raises(LocalProtocolError):
+            a.change_remote(CLIENT, 9, right.local_address(SERVER))
+        a.connect(SERVER, 9, right.local_address(SERVER))
+        a.destroy()
+        with pytest.raises(LocalProtocolError):
+            a.change_remote(CLIENT, 9, right.local_address(SERVER))
+        assert left.statistics().streams == 0
+
+
+async def test_streams_that_move_to_and_fro_on_real_sockets_lose_nothing():
+    data = random.Random(8).randbytes(3_000_000)
+    async with open_sockets() as (left, right):
+        a, b = stream_pair(left, right)
+
+        async def move(stream, other, sockets):
+            for number in range(40):
+                socket = (CLIENT, SERVER)[number % 2]
+                stream.change_remote(socket, other.core.local_id, sockets.local_address(socket))
+                await trio.sleep(0.002)
+
+        async def read(stream):
+            received = bytearray()
+            while len(received) < len(data):
+                received += await stream.receive_some()
+            assert received == data
+
+        async with trio.open_nursery() as nursery:
+            for stream, other, sockets in ((a, b, right), (b, a, left)):
+                nursery.start_soon(move, stream, other, sockets)
+                nursery.start_soon(stream.send_all, data)
+                nursery.start_soon(read, stream)
 
 
 # -- Connection: messages --------------------------------------------------------------------------
