@@ -24,7 +24,6 @@ from hyperlog.dht import (
     Connection,
     DHTError,
     Diagnosis,
-    NATJudgement,
     firewall_kind,
     open_dht,
 )
@@ -168,12 +167,35 @@ async def ping_peer(options: argparse.Namespace, pings: Pings) -> None:
         try:
             await measure(connection, pings, printer, options.count, options.interval)
         finally:
-            nat: NATJudgement | None = None
-            with trio.move_on_after(NAT_TIMEOUT, shield=True):
-                nat = await Diagnosis(dht).judge_nat()
-            printer.done(pings, connection, nat)
+            printer.done(pings, connection, await _nats(Diagnosis(dht), connection))
             with trio.move_on_after(CLOSE_TIMEOUT, shield=True):
                 await connection.aclose()
+
+
+async def _nats(diagnosis: Diagnosis, connection: Connection) -> tuple[str, str]:
+    """The kinds of NAT on this side and on the peer's."""
+    kinds = ["unknown", firewall_kind(connection.statistics().opening.remote_firewall)]
+    public_key = connection.remote_public_key
+
+    async def judge_ours() -> None:
+        kinds[0] = (await diagnosis.judge_nat()).kind
+
+    async def judge_theirs() -> None:
+        # A hole that is punched at the first try is open before the peer has told.
+        try:
+            holders = (await diagnosis.find_holders(public_key)).holders
+            answer = (await diagnosis.probe_peer(public_key, holders)).answer
+        except DHTError:
+            return
+        if answer is not None:
+            kinds[1] = answer.kind
+
+    with trio.move_on_after(NAT_TIMEOUT, shield=True):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(judge_ours)
+            if kinds[1] == "unknown":
+                nursery.start_soon(judge_theirs)
+    return kinds[0], kinds[1]
 
 
 async def measure(
@@ -210,7 +232,7 @@ class PingPrinter(Protocol):
 
     def connected(self, connection: Connection, seconds: float) -> None: ...
     def ping(self, number: int, seconds: float, *, repeated: bool) -> None: ...
-    def done(self, pings: Pings, connection: Connection, nat: NATJudgement | None) -> None: ...
+    def done(self, pings: Pings, connection: Connection, nats: tuple[str, str]) -> None: ...
 
 
 class _TextPrinter:
@@ -223,7 +245,7 @@ class _TextPrinter:
     def ping(self, number: int, seconds: float, *, repeated: bool) -> None:
         _say(f"{number:4}  {milliseconds(seconds)}" + ("  (sent again)" if repeated else ""))
 
-    def done(self, pings: Pings, connection: Connection, nat: NATJudgement | None) -> None:
+    def done(self, pings: Pings, connection: Connection, nats: tuple[str, str]) -> None:
         share = pings.lost / pings.sent if pings.sent else 0.0
         _say(f"{counted(pings.sent, 'ping')}, {pings.lost} lost ({share:.0%})")
         if pings.timed:
@@ -233,8 +255,7 @@ class _TextPrinter:
         statistics = connection.statistics()
         if len(statistics.paths) > 1:
             _say(f"paths: {', then '.join(statistics.paths)}")
-        peer = firewall_kind(statistics.opening.remote_firewall)
-        _say(f"NAT: {'unknown' if nat is None else nat.kind} on this side, {peer} on the peer's")
+        _say(f"NAT: {nats[0]} on this side, {nats[1]} on the peer's")
 
 
 class _JsonPrinter:
@@ -254,7 +275,7 @@ class _JsonPrinter:
         event = {"event": "ping", "number": number, "seconds": round(seconds, 6)}
         _write_line({**event, "sentAgain": repeated})
 
-    def done(self, pings: Pings, connection: Connection, nat: NATJudgement | None) -> None:
+    def done(self, pings: Pings, connection: Connection, nats: tuple[str, str]) -> None:
         statistics = connection.statistics()
         summary = {
             "event": "done",
@@ -266,8 +287,8 @@ class _JsonPrinter:
             "max": None,
             "mdev": None,
             "paths": statistics.paths,
-            "nat": None if nat is None else nat.kind,
-            "peerNat": firewall_kind(statistics.opening.remote_firewall),
+            "nat": nats[0],
+            "peerNat": nats[1],
         }
         if pings.timed:
             summary["min"] = round(pings.least, 6)

@@ -60,7 +60,7 @@ class Silent:
     def ping(self, number, seconds, *, repeated):
         pass
 
-    def done(self, pings, connection, nat):
+    def done(self, pings, connection, nats):
         pass
 
 
@@ -103,6 +103,7 @@ async def test_a_log_server_is_pinged_and_keeps_nothing_of_it(tmp_path):
         assert end["sent"] == end["acknowledged"] == 3
         assert end["min"] <= end["avg"] <= end["max"]
         assert (end["paths"], end["nat"]) == ([connected["path"]], "open")
+        assert end["peerNat"] == "open"
         async with running("ping", *target, "-i", "0.05") as ping:
             assert "open in" in await ping.line(0)
             await ping.line(2)

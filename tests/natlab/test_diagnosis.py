@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import trio
 
-from tests.commands import report, running
+from tests.commands import report, run, running
 from tests.natlab.matrix import open_bench
 from tests.natlab.nats import FORWARDED, PORT_RESTRICTED, SYMMETRIC
 
@@ -24,33 +26,55 @@ async def diagnosis(bench, *arguments):
     return status, found, {step["step"]: step for step in found["steps"]}
 
 
-async def test_the_doctor_tells_kinds_of_nat_and_paths(tmp_path):
+async def serve(bench, kind):
+    """A peer behind the left router, both routers being of one kind; gives its key."""
+    bench.lab.set_nat("left", kind)
+    bench.lab.set_nat("right", kind)
+    server = await bench.driver("left", "python")
+    await server.call("open", bootstrap=bench.bootstrap)
+    return (await server.call("listen"))["key"]
+
+
+async def test_holes_are_punched_between_nats_that_are_judged_consistent():
     async with open_bench("python") as bench:
-        server = await bench.driver("left", "python")
-        for kind, name in (PORT_RESTRICTED, "consistent"), (SYMMETRIC, "random"):
-            bench.lab.set_nat("left", kind)
-            bench.lab.set_nat("right", kind)
-            await server.call("open", bootstrap=bench.bootstrap)
-            key = (await server.call("listen"))["key"]
-            status, found, steps = await diagnosis(bench, key)
-            assert steps["nat"]["figures"]["kind"] == name
-            assert steps["nat"]["figures"]["translated"]
-            assert steps["peerNat"]["figures"]["kind"] == name
-            if kind == PORT_RESTRICTED:
-                assert status == 0
-                assert steps["path"]["figures"]["kind"] == "punched"
-            else:
-                assert (status, found["failed"]) == (1, "path")
-                assert steps["nat"]["verdict"] == steps["peerNat"]["verdict"] == "warning"
-                assert steps["path"]["figures"]["code"] == "HOLEPUNCH_DOUBLE_RANDOMIZED_NATS"
-                relay_options = ("--keys", tmp_path / "relay.dat", *joining(bench))
-                prefix = tuple(bench.lab.inside("relay"))
-                async with running("relay", *relay_options, prefix=prefix) as relay:
-                    relay_key = (await relay.line()).split()[-1]
-                    status, _, steps = await diagnosis(bench, key, "--relay", relay_key)
-                assert status == 0
-                assert steps["path"]["figures"]["kind"] == "relayed"
-            await server.call("close")
+        key = await serve(bench, PORT_RESTRICTED)
+        status, _, steps = await diagnosis(bench, key)
+        assert status == 0
+        for step in ("nat", "peerNat"):
+            assert steps[step]["figures"]["kind"] == "consistent"
+        assert steps["nat"]["figures"]["translated"]
+        assert steps["path"]["figures"]["kind"] == "punched"
+        pinging = ("ping", key, "-c", "2", "-i", "0.1", "--json", *joining(bench))
+        done = await run(*pinging, prefix=tuple(bench.lab.inside("right")))
+        end = json.loads(done.stdout.splitlines()[-1])
+        assert (end["nat"], end["peerNat"]) == ("consistent", "consistent")
+        assert (end["paths"], end["acknowledged"]) == (["punched"], 2)
+
+
+async def test_between_nats_that_are_judged_random_there_is_a_way_through_a_relay_only(tmp_path):
+    async with open_bench("python") as bench:
+        key = await serve(bench, SYMMETRIC)
+        prefix = tuple(bench.lab.inside("relay"))
+        relay_options = ("--keys", tmp_path / "relay.dat", *joining(bench))
+        found = {}
+
+        async def look(name, *options):
+            found[name] = await diagnosis(bench, key, *options)
+
+        async with running("relay", *relay_options, prefix=prefix) as relay:
+            relay_key = (await relay.line()).split()[-1]
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(look, "alone")
+                nursery.start_soon(look, "by relay", "--relay", relay_key)
+    status, whole, steps = found["alone"]
+    assert (status, whole["failed"]) == (1, "path")
+    for step in ("nat", "peerNat"):
+        assert steps[step]["figures"]["kind"] == "random"
+        assert steps[step]["verdict"] == "warning"
+    assert steps["path"]["figures"]["code"] == "HOLEPUNCH_DOUBLE_RANDOMIZED_NATS"
+    status, _, steps = found["by relay"]
+    assert status == 0
+    assert steps["path"]["figures"]["kind"] == "relayed"
 
 
 async def test_a_node_is_persistent_behind_a_forwarded_port_and_says_so_if_nothing_is():
