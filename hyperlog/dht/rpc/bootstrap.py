@@ -103,6 +103,7 @@ class Bootstrap:
             and self._reachability.may_test
             and self._identity.firewalled
             and not self._reachability.forced
+            and not self._reachability.must_wait(now)
         )
         self._look_around(now, self._on_first_query_end)
 

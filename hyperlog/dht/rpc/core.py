@@ -389,7 +389,7 @@ class RPCCore:
             and socket == self.identity.socket
             and self._witnesses.hear(address, response.to, home, now)
         ):
-            self._on_move()
+            self._on_move(now)
         if response.id is not None:
             self._neighbours.note(address, response.id, response.to, socket)
         elif socket == self.identity.socket:
@@ -483,12 +483,14 @@ class RPCCore:
         self._last_tick_at = now
         if server_port != self.identity.server_port:
             self.identity.server_port = server_port
-            self._on_move()
+            self._on_move(now)
         self.wake_up()
 
-    def _on_move(self) -> None:
+    def _on_move(self, now: float) -> None:
         """Others see us at another address."""
         self._reachability.reset()
+        if not self.identity.firewalled:
+            self._reachability.wait_after_move(now)
         self.identity.forget_address(
             firewalled=self.identity.firewalled or self._reachability.may_test
         )

@@ -28,6 +28,7 @@ ENOUGH_OF_MANY: Final = 3  # answers needed when MAX_ASKED or more were asked
 
 STABLE_TICKS: Final = 240  # 20 min
 MORE_STABLE_TICKS: Final = 3 * STABLE_TICKS
+MAPPING_MEMORY: Final = 300.0  # s that a NAT may let in whom we sent to
 FORCED_RETRY_TICKS: Final = 60  # 5 min between attempts of a node that is told to be persistent
 
 
@@ -95,6 +96,7 @@ class Reachability:
         self._adaptive = ephemeral is None
         self._ticks_left = STABLE_TICKS if self._adaptive else FORCED_RETRY_TICKS
         self._test: FirewallTest | None = None
+        self._wait_until: float | None = None
 
     def on_tick(self, now: float, then: Callable[[bool, float], None]) -> None:
         """Count down to the next `update` of an adaptive or forced node.
@@ -102,6 +104,9 @@ class Reachability:
         Compat: dht-rpc 6.27.0 tests the same outside host only once, and a node that is told to be
         persistent only at its start; a port opened later is found here.
         """
+        if self._wait_until is not None and not self.must_wait(now):
+            self._wait_until = None
+            self.update(now, only_firewall=not self.forced, then=then)
         if self._identity.ephemeral and (self._adaptive or self.forced):
             self._ticks_left -= 1
             if self._ticks_left <= 0:
@@ -116,6 +121,15 @@ class Reachability:
         self._ticks_left = MORE_STABLE_TICKS if self._adaptive else FORCED_RETRY_TICKS
         if self._adaptive:
             self._identity.set_ephemeral(True)
+
+    def wait_after_move(self, now: float) -> None:
+        """We moved, and sent from the server socket there: a NAT would let in those that we have
+        sent to, so that their answers prove nothing for some time."""
+        self._wait_until = now + MAPPING_MEMORY
+
+    def must_wait(self, now: float) -> bool:
+        """Whether a test would prove nothing now."""
+        return self._wait_until is not None and now < self._wait_until
 
     def ask_for_answer(
         self, address: Address, context: Callable[[RequestEvent, float], None]
@@ -147,6 +161,9 @@ class Reachability:
             or port == 0
             or self._test is not None
         ):
+            then(False, now)
+            return
+        if identity.firewalled and self.must_wait(now):
             then(False, now)
             return
         if not identity.firewalled:
