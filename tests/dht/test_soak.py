@@ -182,7 +182,7 @@ async def _echo(connection) -> None:
 
 
 @pytest.mark.skipif(not os.path.isdir(FILES), reason="counts files in /proc")
-@pytest.mark.timeout(2700 if LONG else 120)
+@pytest.mark.timeout(3600 if LONG else 300)
 async def test_a_network_at_rest_holds_what_it_held_before_its_work():
     started = time.monotonic()
     async with testnet(NODES) as net, trio.open_nursery() as nursery, AsyncExitStack() as stack:
