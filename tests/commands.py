@@ -18,7 +18,11 @@ ROOT = Path(__file__).parent.parent
 LINE_TIMEOUT = 20.0  # s; a busy machine may take long to start Python
 STOP_TIMEOUT = 10.0  # s
 RUN_TIMEOUT = 60.0  # s
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
+
+
+def environment() -> dict[str, str]:
+    """That of the commands: a report is as wide everywhere."""
+    return {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
 
 
 class Running:
@@ -37,9 +41,9 @@ class Running:
                 self.stdout += data
         return self.stdout.decode().splitlines()[number]
 
-    async def says(self, text: str) -> None:
+    async def says(self, text: str, timeout: float = LINE_TIMEOUT) -> None:
         """Return when stderr has this text."""
-        with trio.fail_after(LINE_TIMEOUT):
+        with trio.fail_after(timeout):
             while text not in self.stderr.decode():  # noqa: ASYNC110 - another process
                 await trio.sleep(0.01)
 
@@ -59,14 +63,17 @@ class Running:
 
 @asynccontextmanager
 async def running(
-    *arguments: object, prefix: tuple[str, ...] = (), cwd: Path | None = None
+    *arguments: object,
+    module: str = "hyperlog",
+    prefix: tuple[str, ...] = (),
+    cwd: Path | None = None,
 ) -> AsyncIterator[Running]:
     """A command that runs until the context is left; `prefix` is what runs it."""
     process = await trio.lowlevel.open_process(
-        [*prefix, sys.executable, "-m", "hyperlog", *map(str, arguments)],
+        [*prefix, sys.executable, "-m", module, *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env=ENVIRONMENT,
+        env=environment(),
         cwd=cwd,
     )
     command = Running(process)
@@ -83,18 +90,18 @@ async def running(
 
 
 async def run(
-    *arguments: object, prefix: tuple[str, ...] = ()
+    *arguments: object, stdin: bytes = b"", prefix: tuple[str, ...] = ()
 ) -> subprocess.CompletedProcess[bytes]:
     """Run a command to its end; `prefix` is what runs it."""
     command = [*prefix, sys.executable, "-m", "hyperlog", *map(str, arguments)]
     with trio.fail_after(RUN_TIMEOUT):
         return await trio.run_process(
             command,
-            stdin=b"",
+            stdin=stdin,
             capture_stdout=True,
             capture_stderr=True,
             check=False,
-            env=ENVIRONMENT,
+            env=environment(),
         )
 
 

@@ -7,7 +7,6 @@ import signal
 import stat
 import subprocess
 import sys
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -15,73 +14,15 @@ import trio
 
 from hyperlog.cli import main
 from hyperlog.dht import KeyPair, open_dht, testnet
+from tests.commands import run, running
 
-ROOT = Path(__file__).parent.parent
 KEY = "5a" * 32
-STOP_TIMEOUT = 6.0  # s
 
 
 @pytest.fixture(autouse=True)
 def own_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-
-
-class Running:
-    def __init__(self, process):
-        self.process = process
-        self.stdout = self.stderr = b""
-
-    async def line(self, number=0, timeout=10.0):
-        with trio.fail_after(timeout):
-            while self.stdout.count(b"\n") <= number:
-                data = await self.process.stdout.receive_some()
-                assert data, f"ended with {await self.process.wait()}: {self.stderr.decode()}"
-                self.stdout += data
-        return self.stdout.decode().splitlines()[number]
-
-    async def read_stderr(self):
-        async for data in self.process.stderr:
-            self.stderr += data
-
-    async def says(self, text, timeout=15.0):
-        with trio.fail_after(timeout):
-            while text not in self.stderr.decode():  # noqa: ASYNC110 - another process
-                await trio.sleep(0.01)
-
-    async def stop(self, number=signal.SIGTERM):
-        self.process.send_signal(number)
-        with trio.fail_after(STOP_TIMEOUT):
-            return await self.process.wait()
-
-
-@asynccontextmanager
-async def running(*arguments, module="hyperlog"):
-    process = await trio.lowlevel.open_process(
-        [sys.executable, "-m", module, *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    command = Running(process)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(command.read_stderr)
-        try:
-            yield command
-        finally:
-            if process.returncode is None:
-                process.kill()
-            with trio.CancelScope(shield=True):
-                await process.wait()
-    await process.stdout.aclose()
-
-
-async def run(*arguments, stdin=b""):
-    command = [sys.executable, "-m", "hyperlog", *map(str, arguments)]
-    with trio.fail_after(30):
-        return await trio.run_process(
-            command, stdin=stdin, capture_stdout=True, capture_stderr=True, check=False
-        )
 
 
 def records(folder):
