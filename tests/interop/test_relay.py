@@ -19,6 +19,7 @@ from hyperlog import server as server_module
 from hyperlog.dht import DHT, Address, Connection, open_dht
 from hyperlog.dht.errors import RelayRefused, RelayUnreachable
 from hyperlog.dht.keys import KeyPair
+from hyperlog.dht.paths import StreamPaths
 from hyperlog.dht.relaying import connect_through_relay
 from hyperlog.dht.relayserver import RelayLimits, RelayServer
 from hyperlog.dht.sockets import SERVER
@@ -221,11 +222,23 @@ async def test_a_relayed_connection_from_javascript_changes_over_in_mid_stream()
                 await connection.aclose()
 
 
-@pytest.mark.parametrize("relay", ["js", "python"])
+@pytest.mark.parametrize(
+    ("relay", "leaves"),
+    [("js", False), ("python", False), ("python", True)],
+    ids=["js", "python", "python, left in mid-stream"],
+)
 async def test_traces_of_the_stock_client_reach_the_log_server_through_a_relay(
-    relay, tmp_path, monkeypatch
+    relay, leaves, tmp_path, monkeypatch
 ):
     count = 500
+    relayed = []
+    take_relayed = StreamPaths.take_relayed
+
+    def note_relayed(paths, relay):
+        relayed.append(paths)
+        take_relayed(paths, relay)
+
+    monkeypatch.setattr(StreamPaths, "take_relayed", note_relayed)
     async with network(relay) as net:
         # From here on, for there is no option for people that makes a server hard to reach.
         monkeypatch.setattr(server_module, "open_dht", partial(open_dht, firewalled=True))
@@ -244,13 +257,26 @@ async def test_traces_of_the_stock_client_reach_the_log_server_through_a_relay(
                 server.public_key,
                 net.bootstrap,
                 count=count,
+                rate=1000,
                 dht=NO_PATH_NODE,
                 connect=NO_PATH_CLIENT,
             ) as client:
-                lines = await log_lines(tmp_path / f"{client.public_key.hex()}.log", count)
+                log = tmp_path / f"{client.public_key.hex()}.log"
+                if leaves:
+                    assert len(await log_lines(log, 20)) < count
+                    [paths] = relayed
+                    paths.take(SERVER, ("127.0.0.1", client.ready["clientPort"]))
+                lines = await log_lines(log, count)
+                if leaves:
+                    assert paths.path != "relayed"
+                    with trio.fail_after(20):
+                        while net.relay.statistics().connections:
+                            await client.command(send=1)
+                            count += 1
+                            lines = await log_lines(log, count)
         numbers = [line["traceNumber"] for line in lines if "note" not in line]
         assert numbers == list(range(numbers[0], numbers[0] + count))
-        net.check_relayed(100 * count)
+        net.check_relayed(100 * 20 if leaves else 100 * count)
 
 
 async def test_a_javascript_relay_and_our_side_of_blind_relay_agree_on_tokens():

@@ -14,7 +14,7 @@
 //   reconnect   default true; the stock client waits 10 to 15 s before it tries again
 //   dht, connect   further options for the node and for connect(), the latter as peerOptions() in
 //               driver.js takes them
-// Command {"send": n} sends n more. Events: ready (publicKey, before the connection), open,
+// Command {"send": n} sends n more. Events: ready (publicKey, and clientPort of the node), open,
 // greeting (the server's first message), sent (count, seconds), reconnect, connection-error.
 
 const HyperDHT = require('hyperdht')
@@ -85,7 +85,11 @@ async function main () {
     },
     command => sendTraces(command.send)
   )
-  send('ready', { publicKey: dht.defaultKeyPair.publicKey.toString('hex') })
+  await dht.bind()
+  send('ready', {
+    publicKey: dht.defaultKeyPair.publicKey.toString('hex'),
+    clientPort: dht.io.clientSocket.address().port
+  })
   await greeting
   if (options.count) await sendTraces(options.count)
 }

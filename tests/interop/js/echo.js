@@ -144,7 +144,7 @@ async function main () {
     })
   }
   runUntilStopped(() => dht.destroy())
-  await dht.ready()
+  await dht.bind()
   send('ready', { publicKey: publicKey.toString('hex'), clientPort: dht.io.clientSocket.address().port })
 }
 
