@@ -145,7 +145,10 @@ async def _wait_paired(connection: Connection, core: RelayClientCore, token: byt
                 if isinstance(event, RelayGone) and event.rejected:
                     raise RelayRefused("the peer under the relay's key relays nothing")
                 if isinstance(event, Refused):
-                    raise RelayRefused("the relay refuses: its limits are reached")
+                    raise RelayRefused(
+                        "the relay gives us no path: its limits are reached, or the peer did not "
+                        "come to it"
+                    )
                 raise RelayAborted("the relay ended its service")
             if answers := core.messages_to_send():
                 await connection.send_many(answers)

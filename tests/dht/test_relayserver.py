@@ -296,3 +296,32 @@ async def test_idle_connections_keep_their_pair_by_their_keep_alives(autojump_cl
         await ours.send(b"still there")
         assert await theirs.receive() == b"still there"
         assert relay.server.statistics().pairs == 1
+
+
+async def test_many_pairs_at_once_keep_apart_and_leave_nothing_behind(autojump_clock):
+    async with relayed_network() as relay:
+        paths = []
+
+        async def talk(number):
+            [(path, a), (other, b)] = await relay.pair(token(number))
+            paths.extend((path, other))
+            for stream, text in ((a, b"to b %d" % number), (b, b"to a %d" % number)):
+                await stream.send_all(text)
+            assert await b.receive_some() == b"to b %d" % number
+            assert await a.receive_some() == b"to a %d" % number
+            a.destroy()
+            b.destroy()
+
+        async with trio.open_nursery() as nursery:
+            for number in range(40):
+                nursery.start_soon(talk, number)
+        assert relay.server.statistics().pairs_made == 40
+        for path in paths:
+            path.close()
+        await settled(relay.server.statistics, pairs=0, connections=0, waiting=0)
+        assert relay.dht.sockets.statistics().streams == 0
+        assert not relay.server._pairings._of_session
+        for end in relay.ends:
+            with trio.fail_after(10):
+                while end.sockets.statistics().streams:  # noqa: ASYNC110 - tells nobody
+                    await trio.sleep(0.1)
