@@ -26,6 +26,7 @@ NAMES = (
     "paths",
     "relay",
     "node",
+    "find_peer",
     "trace_cost",
     "store",
     "mirror",
