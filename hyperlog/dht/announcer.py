@@ -107,13 +107,20 @@ class Announcer:
                 await self._refresh.wait()
                 return
             current = self._rounds[-1]
-            answered = await self._ping_all(current)
+            answered = await _all_settled(self._check, self.relays)
             if answered < len(current):
-                logger.debug("%d of %d announced nodes answered", answered, len(current))
+                logger.debug("%d of %d announced nodes answered as before", answered, len(current))
                 return
 
-    async def _ping_all(self, nodes: Iterable[Address]) -> int:
-        return await _all_settled(self._node.ping, nodes)
+    async def _check(self, relay: HolepunchRelay) -> None:
+        """Raise unless a node answers and still sees us where it forwards handshakes to.
+
+        Compat: hyperdht looks only whether it answers. A router that has forgotten us, or has got
+        another address, then leaves the server unreachable until the next announcement.
+        """
+        response = await self._node.ping(relay.relay_address)
+        if response.to != relay.peer_address:
+            raise DHTError("the node sees us at another address")
 
     async def _update(self) -> None:
         try:

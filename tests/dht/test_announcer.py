@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 import trio
 
 from hyperlog.dht import announcer as module
 from hyperlog.dht.constants import ANNOUNCE, FIND_PEER
+from hyperlog.dht.errors import DHTError
 from hyperlog.dht.hyperdht import open_dht
 from hyperlog.dht.keys import KeyPair, generic_hash
 from hyperlog.dht.rpc.messages import node_id
 from hyperlog.dht.rpc.table import distance
+from hyperlog.dht.simnat import SimNat
 from tests.dht.peers import host_name, sim_dht
 
 
@@ -142,6 +146,29 @@ async def test_a_server_without_a_network_announces_as_soon_as_there_is_one(auto
         client = await net.add()
         connection = await client.connect(listener.public_key)
         await connection.aclose()
+
+
+@pytest.mark.parametrize("addresses", [(None, None), ("203.5.6.7", "203.5.6.8")])
+async def test_a_server_whose_router_has_forgotten_it_is_found_within_seconds(
+    addresses, autojump_clock
+):
+    async with sim_dht(8) as net:
+        client = await net.add()
+        nat = SimNat(net.network, "198.7.6.5", port_preserving=False)
+        async with open_dht(
+            bootstrap=net.bootstrap, host="192.168.1.2", socket_factory=nat.host("192.168.1.2")
+        ) as server:
+            listener = await server.listen()
+            await listener.wait_announced()
+            for address in addresses:
+                nat.rebind(address)  # and nothing changes on the server's own machine
+                rebound = trio.current_time()
+                connection = None
+                while connection is None:
+                    with suppress(DHTError), trio.move_on_after(2):
+                        connection = await client.connect(listener.public_key)
+                assert trio.current_time() - rebound < 10
+                connection.abort()
 
 
 async def test_a_server_restarted_at_another_address_is_found_at_once(autojump_clock):
