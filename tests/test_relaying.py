@@ -13,8 +13,8 @@ from functools import partial, partialmethod
 import pytest
 import trio
 
+from hyperlog import cli, shipper
 from hyperlog import server as server_module
-from hyperlog import shipper
 from hyperlog.cli import build_parser, main
 from hyperlog.client import Client
 from hyperlog.clientoptions import client_options
@@ -157,6 +157,18 @@ def test_the_option_reaches_the_client():
         ["send", KEY.hex(), "text", "--relay", KEY.hex(), "--relay", encode_z32(KEY)]
     )
     assert client_options(options)["relay_through"] == [KEY, KEY]
+
+
+def test_the_option_reaches_the_server(tmp_path, monkeypatch):
+    configured = []
+
+    async def serve(server, *, as_json):
+        configured.append(server.config)
+
+    monkeypatch.setattr(cli, "serve", serve)
+    monkeypatch.chdir(tmp_path)
+    assert main(["serve", "--relay", encode_z32(KEY)]) == 0
+    assert [config.relay_through for config in configured] == [(KEY,)]
 
 
 # -- end to end

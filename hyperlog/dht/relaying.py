@@ -41,6 +41,13 @@ logger = logging.getLogger("hyperlog.dht.relaying")
 
 CLOSE_TIMEOUT: Final = 5.0  # s for telling the relay that we are done
 
+_CONNECTION_LOST: Final = (
+    trio.EndOfChannel,
+    trio.BrokenResourceError,
+    trio.ClosedResourceError,  # the node is closing, and all its streams with it
+    RemoteProtocolError,
+)
+
 
 class RelayedPath:
     """Where to connect a stream to, so that it reaches the peer through the relay.
@@ -86,7 +93,7 @@ class RelayedPath:
                     while (event := core.next_event()) is not None:
                         if isinstance(event, RelayGone | Unpaired):
                             self._set_closed()
-            except (trio.EndOfChannel, trio.BrokenResourceError, RemoteProtocolError) as err:
+            except _CONNECTION_LOST as err:
                 logger.debug("the connection to the relay ended: %s", type(err).__name__)
         self._set_closed()
         await _close(connection, core)
@@ -152,7 +159,7 @@ async def _wait_paired(connection: Connection, core: RelayClientCore, token: byt
                 raise RelayAborted("the relay ended its service")
             if answers := core.messages_to_send():
                 await connection.send_many(answers)
-    except (trio.EndOfChannel, trio.BrokenResourceError, RemoteProtocolError) as err:
+    except _CONNECTION_LOST as err:
         raise RelayAborted("the connection to the relay was lost") from err
 
 
