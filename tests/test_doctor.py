@@ -151,7 +151,7 @@ async def test_bootstrap_nodes_that_are_silent_dead_or_only_some_of_them_are_tol
         found[name] = await look(nodes)
 
     async with black_hole() as hole, testnet(4) as network:
-        with trio.fail_after(8):  # what is silent is not waited for once more
+        with trio.fail_after(10):  # what is silent is not waited for once more
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(look_at, "silent", [hole])
                 mixed = [*network.bootstrap, hole, ("nowhere.invalid", 1)]

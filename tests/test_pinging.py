@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import statistics
 
@@ -101,7 +102,11 @@ async def test_a_log_server_is_pinged_and_keeps_nothing_of_it(tmp_path):
         assert connected["publicKey"] == server.public_key.hex()
         assert [ping["number"] for ping in pings] == [1, 2, 3]
         assert end["sent"] == end["acknowledged"] == 3
-        assert end["min"] <= end["avg"] <= end["max"]
+        clean = [ping["seconds"] for ping in pings if not ping["sentAgain"]]
+        assert end["lost"] == 3 - len(clean)  # a busy machine may acknowledge too late
+        if clean:
+            assert (end["min"], end["max"]) == (min(clean), max(clean))
+            assert end["min"] <= end["avg"] <= end["max"]
         assert (end["paths"], end["nat"]) == ([connected["path"]], "open")
         assert end["peerNat"] == "open"
         async with running("ping", *target, "-i", "0.05") as ping:
@@ -109,8 +114,8 @@ async def test_a_log_server_is_pinged_and_keeps_nothing_of_it(tmp_path):
             await ping.line(2)
             assert await ping.stop(signal.SIGINT) == 0
             text = ping.stdout.decode()
-            assert " lost (0%)" in text
-            assert "round trip min/avg/max/mdev = " in text
+            counts = re.search(r"^(\d+) pings, (\d+) lost", text, re.MULTILINE)
+            assert ("round trip min/avg/max/mdev = " in text) == (counts[1] != counts[2])
             assert "NAT: open on this side" in text
             assert b"Traceback" not in ping.stderr
         assert list(tmp_path.glob("*.log")) == []
