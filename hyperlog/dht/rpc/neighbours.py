@@ -15,7 +15,7 @@ from hyperlog.dht.constants import K
 from hyperlog.dht.rpc.identity import Identity
 from hyperlog.dht.rpc.messages import PING, node_id
 from hyperlog.dht.rpc.requests import RequestEvent, Requests, Responded
-from hyperlog.dht.rpc.table import Node, Table
+from hyperlog.dht.rpc.table import Node, Table, is_stray
 
 __all__ = ["PING_EVERY", "Neighbours"]
 
@@ -108,6 +108,8 @@ class Neighbours:
 
     def add(self, node: Node) -> bool:
         """Take a node in; if its row is full, see whether another one there is dead."""
+        if is_stray(node.address):
+            return False
         node.added = node.pinged = self.tick
         if self.table.add(node):
             return True

@@ -26,7 +26,7 @@ from typing import Final
 from hyperlog.dht.compact import Address
 from hyperlog.dht.constants import K
 from hyperlog.dht.rpc.messages import Response, node_id
-from hyperlog.dht.rpc.table import distance
+from hyperlog.dht.rpc.table import distance, is_stray
 
 __all__ = ["Query", "Reply"]
 
@@ -216,7 +216,7 @@ class Query:
             elif len(referrers) < MAX_REFERRERS:
                 referrers.append(referrer)
             return
-        if not address[1] or len(self._referrers) >= MAX_SEEN:
+        if not address[1] or len(self._referrers) >= MAX_SEEN or is_stray(address):
             return
         id = node_id(address)
         nearness = distance(id, self.target)

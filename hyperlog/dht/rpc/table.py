@@ -13,10 +13,22 @@ from hyperlog.dht.compact import Address
 from hyperlog.dht.constants import K
 from hyperlog.dht.rpc.messages import node_id, pack_address
 
-__all__ = ["Node", "Table", "distance"]
+__all__ = ["Node", "Table", "distance", "is_stray"]
 
 ID_BITS: Final = 256
 MAX_ORDERS: Final = 512  # answers of closest_packed that are kept, of about 150 bytes each
+
+
+# Nodes of a test network that got into the public one by accident, hyperdht index.js `filterNode`.
+STRAY_HOST: Final = "150.136.142.116"
+STRAY_NODES: Final = frozenset(
+    {("134.209.28.98", 49738), ("167.99.142.185", 49738), ("35.233.47.252", 9400)}
+)
+
+
+def is_stray(address: Address) -> bool:
+    """Whether the node there belongs to another network, into which it would lead us."""
+    return address[0] == STRAY_HOST or address in STRAY_NODES
 
 
 def distance(a: bytes, b: bytes) -> int:

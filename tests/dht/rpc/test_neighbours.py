@@ -1,7 +1,10 @@
 """Who gets into the table and who leaves it, in networks of cores in virtual time."""
 
+import pytest
+
 from hyperlog.dht.rpc.core import TICK
 from hyperlog.dht.rpc.messages import FIND_NODE, PING, node_id
+from hyperlog.dht.rpc.query import Query
 
 PEER = ("10.0.0.2", 2000)
 
@@ -15,6 +18,14 @@ def test_only_an_id_that_belongs_to_the_source_address_counts(core, events, ask)
     assert events(core)[0].request.id is None
     ask(core, PING, internal=True, address=PEER, id=node_id(PEER))
     assert [node.address for node in core.table] == [PEER]
+
+
+@pytest.mark.parametrize("address", [("150.136.142.116", 1), ("35.233.47.252", 9400)])
+def test_nodes_of_another_network_are_neither_kept_nor_asked(core, ask, address):
+    ask(core, PING, internal=True, address=address, id=node_id(address))
+    assert len(core.table) == 0
+    query = Query(bytes(32), core.identity.own_id, from_table=lambda count: [address, PEER])
+    assert query.next_requests() == [PEER]
 
 
 def test_dead_nodes_leave_all_tables(simulate):
