@@ -108,7 +108,8 @@ async def run_relay(options: argparse.Namespace) -> None:
                 _write_line({"event": "ready", "publicKey": key, "host": host, "port": port})
             else:
                 _write(f"relay started on {key}")
-                _say(f"at {host}:{port}; peers use it by: hyperlog serve --relay {key}")
+                _say(_reachability(relay, f"{host}:{port}"))
+                _say(f"peers use it by: hyperlog serve --relay {key}")
             await trio.sleep_forever()
         finally:
             if options.json:
@@ -127,6 +128,14 @@ async def _tell_statistics(
         task_status.started()
         async for _ in received:
             _write_line({"event": "statistics", "statistics": _statistics(relay)})
+
+
+def _reachability(relay: RelayServer, here: str) -> str:
+    announced_to = relay.statistics().announced_to
+    if not announced_to:
+        return f"at {here}; not announced yet, retrying: peers do not find it until it is"
+    nodes = "node" if announced_to == 1 else "nodes"
+    return f"at {here}; announced to {announced_to} DHT {nodes}"
 
 
 def _statistics(relay: RelayServer) -> dict[str, Any]:

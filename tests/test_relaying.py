@@ -85,6 +85,7 @@ async def test_without_json_it_tells_people_what_to_do_and_what_it_has_done(tmp_
         line = await relay.line()
         key = line.removeprefix("relay started on ")
         assert key == json.loads(keys.read_text())["publicKey"]
+        await relay.says("announced to 3 DHT nodes")
         await relay.says(f"hyperlog serve --relay {key}")
         assert await relay.stop() == 0
         await relay.says("relayed 0 bytes for 0 pairs")

@@ -75,6 +75,8 @@ class RelayLimits:
 class RelayStatistics:
     """A relay, now, and its counts since it began."""
 
+    announced_to: int
+    """nodes that hold the record of its key"""
     connections: int
     waiting: int
     """halves that wait for the other one"""
@@ -184,6 +186,7 @@ class RelayServer:
         counts = self._counts
         streams = [stream for pair in self._pairs.values() for stream in pair.streams]
         return RelayStatistics(
+            announced_to=self._listener.statistics().announced_to if self._listener else 0,
             connections=len(self._sessions),
             waiting=self._pairings.waiting,
             pairs=len(self._pairs),

@@ -19,7 +19,9 @@ from hyperlog.dht.udx.packet import DESTROY
 
 __all__ = ["Budget", "RelayStream", "relay_pair"]
 
-MAX_QUEUE: Final = 512 * 1024  # bytes held back by a budget or a full kernel buffer, one direction
+MAX_QUEUE: Final = 512 * 1024  # bytes of one direction, above all what one burst may bring
+QUEUE_TIME: Final = 0.25  # s of a budget that all its streams together may hold back
+MIN_QUEUE: Final = 131_072  # bytes, the same
 MAX_EARLY: Final = 64 * 1024  # bytes kept for a peer from which nothing has come so far
 MAX_BURST: Final = 64  # datagrams that go out in one go, what UDP_SEGMENT takes
 FOLLOW_AFTER: Final = 2.0  # s of silence, after which a peer may turn up at another address
@@ -28,13 +30,16 @@ MIN_BURST: Final = 65_536  # bytes
 
 
 class Budget:
-    """Bytes per second that streams share."""
+    """Bytes per second that streams share, and with them the room for what has to wait."""
 
-    __slots__ = ("_at", "_credit", "_depth", "rate")
+    __slots__ = ("_at", "_credit", "_depth", "max_queued", "queued", "rate")
 
     def __init__(self, rate: float, now: float) -> None:
         self.rate = rate
         """bytes per second"""
+        self.max_queued = max(rate * QUEUE_TIME, MIN_QUEUE)
+        self.queued = 0
+        """bytes that wait, of all streams"""
         self._depth = max(rate * BURST_TIME, MIN_BURST)
         self._credit = self._depth
         self._at = now
@@ -96,6 +101,12 @@ class RelayStream:
         if self._queued + size > (MAX_EARLY if partner.address is None else MAX_QUEUE):
             self.dropped += 1
             return
+        for budget in self.budgets:
+            if budget.queued + size > budget.max_queued:
+                self.dropped += 1
+                return
+        for budget in self.budgets:
+            budget.queued += size
         self._queue.append(b"".join((data[:4], partner._remote_id, data[8:])))
         self._queued += size
         if data[2] & DESTROY:
@@ -132,6 +143,7 @@ class RelayStream:
         self.bytes += size
         for budget in self.budgets:
             budget.spend(size)
+            budget.queued -= size
         self.on_bytes(size)
         return [(partner.socket, partner.address, datagrams)]
 
@@ -161,7 +173,10 @@ class RelayStream:
         """Forget the stream. The peers are not told, as they may be connected without us by now."""
         if not self._closed:
             self._closed = True
+            for budget in self.budgets:
+                budget.queued -= self._queued
             self._queue.clear()
+            self._queued = 0
             self._sockets.remove_stream(self.local_id)
             if self.socket is not None:
                 self._sockets.release(self.socket)

@@ -250,6 +250,35 @@ async def test_two_pairs_share_a_budget(autojump_clock):
         assert first > second / 2
 
 
+async def test_what_waits_for_a_budget_is_bounded_for_all_streams_together(autojump_clock):
+    async with three_machines(delay=0.001) as (network, _, relay, _):
+        budget = Budget(1000, trio.current_time())
+        raw = network.host("3.3.3.3")("", 0)
+        address = relay.local_address(SERVER)
+        streams = []
+        for number in range(10):
+            ids = (2000 + number, 3000 + number)
+            pair = relay_pair(relay, ids, (1, 2))
+            for stream in pair:
+                stream.budgets = (budget,)
+            streams += pair
+            raw.send(encode(Packet(DATA, ids[1], 0, 0, 0)), address)
+            await trio.sleep(0.01)
+        for number in range(10):
+            for seq in range(40):
+                packet = Packet(DATA, 2000 + number, 0, seq, 0, payload=bytes(1000))
+                raw.send(encode(packet), address)
+        await trio.sleep(0.01)
+        waiting = sum(stream._queued for stream in streams)
+        assert waiting == budget.queued
+        # All that fits has come in, and the first burst has gone out.
+        assert waiting <= streamrelay.MIN_QUEUE - streamrelay.MIN_BURST < waiting + 3000
+        assert sum(stream.dropped for stream in streams) > 100
+        for stream in streams:
+            stream.destroy()
+        assert budget.queued == 0
+
+
 def test_a_budget_gives_what_has_come_in_and_no_more_than_its_depth():
     budget = Budget(1_000_000, 10.0)
     assert budget.available(10.0) == streamrelay.MIN_BURST
