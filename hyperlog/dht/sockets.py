@@ -528,7 +528,10 @@ class Sockets:
         for data, address in batch:
             size = len(data)
             volume += size
-            if size >= 20 and data[:2] == UDX_MAGIC:
+            first = data[0] if size >= 2 else -1
+            if first in RPC_FIRST_BYTES and index != SERVER6:
+                rpc.append((data if type(data) is bytes else bytes(data), address, index))
+            elif size >= 20 and data[:2] == UDX_MAGIC:
                 (stream_id,) = STREAM_ID.unpack_from(data)
                 stream = streams.get(stream_id)
                 if stream is not None:
@@ -536,8 +539,6 @@ class Sockets:
                     touched[stream_id] = stream
                 else:
                     self._answer_closed(data, index, now)
-            elif size >= 2 and data[0] in RPC_FIRST_BYTES and index != SERVER6:
-                rpc.append((bytes(data), address, index))
             elif size == 1 and index in self.on_probe:
                 self.on_probe[index](address)
             else:

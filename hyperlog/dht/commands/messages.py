@@ -302,9 +302,11 @@ class LookupReply:
     @staticmethod
     def join(records: Sequence[bytes], bump: int) -> bytes:
         """The encoded reply of peers that are encoded already, as nodes keep them."""
-        count = Writer().uint(len(records)).finish()
+        # Most answers of a node to lookups: one byte each does for nearly all of them.
+        count = len(records)
+        head = bytes((count,)) if count <= 0xFC else Writer().uint(count).finish()
         tail = Writer().uint(bump).finish() if bump else b"\0"
-        return b"".join([count, *records, tail])
+        return b"".join([head, *records, tail])
 
     @classmethod
     def decode_untrusted(cls, data: bytes) -> LookupReply:

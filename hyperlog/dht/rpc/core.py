@@ -305,15 +305,16 @@ class RPCCore:
         self._responder.relay(event, value, to, socket=socket)
 
     def _receive_request(self, request: Request, address: Address, socket: int, now: float) -> None:
-        event = RequestReceived(request, address, socket, now)
         responder = self._responder
-        responder.tallies.of(request.command, request.internal).received += 1
+        tally = responder.tallies.of(request.command, request.internal)
+        tally.received += 1
+        event = RequestReceived(request, address, socket, now, tally)
         if request.token is not None and responder.refuse_wrong_ticket(event, now):
             return
         if request.id is not None:
             self._neighbours.note(address, request.id, request.to, socket)
         if request.internal:
-            self._responder.answer(event, now)
+            responder.answer(event, now)
         else:
             self._events.append(event)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from hyperlog.dht.compact import Address
 from hyperlog.dht.rpc.messages import Request, Response
 from hyperlog.dht.rpc.query import Query, Reply
+from hyperlog.dht.rpc.tally import Tally
 
 if TYPE_CHECKING:  # requests imports identity, which tells its changes by events
     from hyperlog.dht.rpc.requests import PendingRequest
@@ -52,6 +53,8 @@ class RequestReceived:
     address: Address
     socket: int
     received_at: float = 0.0
+    tally: Tally = field(default_factory=Tally, repr=False, compare=False)
+    """counts of the command; the answer adds to it"""
 
 
 @dataclass(slots=True)

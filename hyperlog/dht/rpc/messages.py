@@ -64,6 +64,7 @@ ADDRESS_CACHE: Final = 8192  # entries; a node talks to the same few hundred add
 
 HEADER: Final = struct.Struct("<BBH6s")  # kind, flags, tid, to
 TID_TO: Final = struct.Struct("<H6s")
+MEDIUM_UINT: Final = struct.Struct("<BH")
 
 
 @lru_cache(maxsize=ADDRESS_CACHE)
@@ -198,7 +199,8 @@ def encode_response(
         tail += _encode_uint(error)
     if value is not None:
         flags |= FLAG_VALUE
-        tail += _encode_uint(len(value)) + value
+        # In one go: joining piece by piece would copy the value twice.
+        tail = b"".join((tail, _encode_uint(len(value)), value))
     try:
         return HEADER.pack(RESPONSE, flags, tid, pack_address(to)) + tail
     except struct.error as err:
@@ -288,7 +290,11 @@ def _hash_field(data: bytes) -> bytes:
 
 
 def _encode_uint(value: int) -> bytes:
-    return bytes((value,)) if 0 <= value <= 0xFC else _encode_long_uint(value)
+    if 0 <= value <= 0xFC:
+        return bytes((value,))
+    if 0xFC < value <= 0xFFFF:  # the length of most values
+        return MEDIUM_UINT.pack(0xFD, value)
+    return _encode_long_uint(value)
 
 
 def _encode_long_uint(value: int) -> bytes:

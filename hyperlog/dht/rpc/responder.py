@@ -58,7 +58,7 @@ class Responder:
 
     def handle_timer(self, now: float) -> None:
         while self._delayed and self._delayed[0][0] <= now:
-            self._pong(heappop(self._delayed)[2], now)
+            self._pong(heappop(self._delayed)[2])
 
     def forget_all(self) -> None:
         """Answer nobody who has asked so far."""
@@ -77,31 +77,35 @@ class Responder:
         """Answer an internal command; one that lacks what it needs gets no answer."""
         command = event.request.command
         if command == PING:
-            self._pong(event, now)
+            self._pong(event)
         elif command == FIND_NODE:
             if event.request.target is not None:
                 self.reply(event, None, token=False, now=now)
         elif command == PING_NAT:
-            self._answer_ping_nat(event, now)
+            self._answer_ping_nat(event)
         elif command == DOWN_HINT:
             value = event.request.value
             if value is not None and len(value) >= 6:
                 self._neighbours.follow_hint(unpack_address(value[:6]))
-                self._pong(event, now)
+                self._pong(event)
         elif command == DELAYED_PING:
             self._answer_later(event, now)
         else:
             self.reply(event, None, error=UNKNOWN_COMMAND, token=False, now=now)
 
-    def _pong(self, event: RequestReceived, now: float, to: Address | None = None) -> None:
-        self.reply(event, None, token=False, closer_nodes=False, to=to, now=now)
+    def _pong(self, event: RequestReceived, to: Address | None = None) -> None:
+        to, socket = event.address if to is None else to, event.socket
+        id = self._identity.id_on(socket)
+        datagram = encode_response(event.request.tid, to, id, None, b"", 0, None)
+        self._outbox.append((socket, to, datagram))
+        event.tally.answered += 1
 
-    def _answer_ping_nat(self, event: RequestReceived, now: float) -> None:
+    def _answer_ping_nat(self, event: RequestReceived) -> None:
         value = event.request.value
         if value is not None and len(value) >= PORT.size:
             (port,) = PORT.unpack_from(value)
             if port:
-                self._pong(event, now, to=(event.address[0], port))
+                self._pong(event, to=(event.address[0], port))
 
     def _answer_later(self, event: RequestReceived, now: float) -> None:
         value = event.request.value
@@ -139,11 +143,10 @@ class Responder:
             value,
         )
         self._outbox.append((socket, to, datagram))
-        tally = self.tallies.of(request.command, request.internal)
         if error:
-            tally.refused += 1
+            event.tally.refused += 1
         else:
-            tally.answered += 1
+            event.tally.answered += 1
 
     def relay(
         self,
@@ -166,4 +169,4 @@ class Responder:
             value=value,
         )
         self._outbox.append((socket, to, message.encode()))
-        self.tallies.of(request.command, request.internal).answered += 1
+        event.tally.answered += 1
