@@ -15,7 +15,14 @@ from typing import Final
 
 from hyperlog.dht.compact import Address
 
-__all__ = ["interface_hosts", "is_bogon", "is_reserved", "local_addresses", "match_address"]
+__all__ = [
+    "hosts_at_a_glance",
+    "interface_hosts",
+    "is_bogon",
+    "is_reserved",
+    "local_addresses",
+    "match_address",
+]
 
 SIOCGIFADDR: Final = 0x8915  # linux/sockios.h: the IPv4 address of an interface
 
@@ -98,6 +105,17 @@ def interface_hosts() -> list[str]:
             pass
     unique = dict.fromkeys(host for host in hosts if host and not host.startswith("127."))
     return list(unique)
+
+
+def hosts_at_a_glance() -> list[str]:
+    """Some or all of `interface_hosts`, found without a name service, which may take seconds.
+
+    Enough to see that something has changed.
+    """
+    if sys.platform == "linux":
+        return interface_hosts()
+    host = _default_route_host()
+    return [host] if host else []
 
 
 def _linux_hosts() -> list[str]:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from hyperlog.dht.interfaces import interface_hosts
+from hyperlog.dht.interfaces import hosts_at_a_glance
 
 __all__ = ["Surroundings"]
 
@@ -60,7 +60,7 @@ class Surroundings:
 
     def _find_hosts(self) -> frozenset[str]:
         host = self._bound_host()
-        return frozenset(interface_hosts()) if host == "0.0.0.0" else frozenset({host})
+        return frozenset(hosts_at_a_glance()) if host == "0.0.0.0" else frozenset({host})
 
 
 def wall_clock() -> float:

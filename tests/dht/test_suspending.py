@@ -303,6 +303,33 @@ async def test_a_persistent_node_that_moves_shows_no_id_until_it_has_a_true_one(
         assert len(known) == SIZE
 
 
+async def test_after_a_sleep_servers_announce_and_dead_connections_end(autojump_clock, monkeypatch):
+    slept = 0.0
+    monkeypatch.setattr("hyperlog.dht.surroundings.wall_clock", lambda: trio.current_time() + slept)
+    async with sim_dht(SIZE) as net:
+        server, client = await net.add(), await net.add()
+        listener = await net.stack.enter_async_context(echo_server(server))
+        to_the_dead = await client.connect(listener.public_key)
+        searches = []
+        query = client.node.query
+
+        async def count(*args, **options):
+            searches.append(args)
+            return await query(*args, **options)
+
+        monkeypatch.setattr(client.node, "query", count)
+        own = await client.listen()
+        await own.wait_announced()
+        before = len(searches)
+        net.network.cut(server.address[0])
+        slept = 8 * 3600.0  # trio's clock stood still meanwhile
+        with pytest.raises(trio.BrokenResourceError):
+            with trio.fail_after(5 + 4 + 0.1):
+                await to_the_dead.receive()
+        assert len(searches) > before
+        net.network.heal(server.address[0])
+
+
 # -- no network ------------------------------------------------------------------------------------
 
 
@@ -329,7 +356,9 @@ async def test_a_server_that_starts_without_a_network_is_announced_when_there_is
         await check_echo(await client.connect(listener.public_key))
 
 
-async def test_a_network_that_goes_away_for_half_an_hour_and_comes_back_is_found_again(autojump_clock):
+async def test_a_network_that_goes_away_for_half_an_hour_and_comes_back_is_found_again(
+    autojump_clock,
+):
     async with sim_dht(SIZE) as net:
         server = await net.add()
         listener = await net.stack.enter_async_context(echo_server(server))
