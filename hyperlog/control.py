@@ -64,6 +64,12 @@ class ServerOffer(Struct, rename="camel", gc=False):
     """bytes of one record"""
     durability: str = "write"
     """what an acknowledged record survives: `write` the server's process, `fsync` its machine"""
+    time: Annotated[int, Meta(ge=0, le=MAX_NUMBER)] | None = None
+    """ms since 1970 by the server's clock; None if it does not tell"""
+
+    def at(self, now: float) -> ServerOffer:
+        """The same, said now (s since 1970)."""
+        return msgspec.structs.replace(self, time=int(now * 1000))
 
 
 class Greeting(Struct, rename="camel"):

@@ -7,13 +7,14 @@ that fails ends it: what comes later cannot be known. What a step shows is judge
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, NoReturn, TypeVar
 
 import trio
 
 from hyperlog.config import Address
-from hyperlog.control import Greeting, parse_greeting_untrusted
+from hyperlog.control import Greeting, ServerOffer, parse_greeting_untrusted
 from hyperlog.dht import (
     DHT,
     Connection,
@@ -54,7 +55,7 @@ T = TypeVar("T")
 GREETING_TIMEOUT: Final = 1.0  # s; it was due before the round trips that were measured first
 PINGS: Final = 3
 CLOSE_TIMEOUT: Final = 1.0  # s; a stock hypertrace-logger server never ends its direction
-NO_TIME: Final = "nothing that is said over HyperDHT tells the time; an https:// address does"
+NO_TIME: Final = "this server does not tell the time"
 
 
 class _Stop(Exception):
@@ -197,14 +198,16 @@ class _Examination:
             self._fail(judge_no_path("TIMEOUT", f"no connection in {self._timeout:g} s"))
         except DHTError as err:
             self._fail(judge_no_path(err.code, str(err)))
-        seconds = trio.current_time() - began_at
+        opened_at, seconds = time.time(), trio.current_time() - began_at
         try:
-            await self._look_at_connection(connection, seconds)
+            await self._look_at_connection(connection, seconds, opened_at)
         finally:
             with trio.move_on_after(CLOSE_TIMEOUT, shield=True):
                 await connection.aclose()
 
-    async def _look_at_connection(self, connection: Connection, seconds: float) -> None:
+    async def _look_at_connection(
+        self, connection: Connection, seconds: float, opened_at: float
+    ) -> None:
         try:
             with trio.fail_after(self._timeout):
                 times = [await round_trip(connection) for _ in range(PINGS)]
@@ -212,8 +215,13 @@ class _Examination:
             self._fail(judge_no_path("ETIMEDOUT", "the connection opened, and broke at once"))
         self._tell(judge_path(connection.statistics(), seconds, min(times)))
         self._progress.begin("server")
-        self._tell(judge_server(await _greeting(connection)))
-        self._tell(judge_clock(None, NO_TIME))
+        greeting = await _greeting(connection)
+        self._tell(judge_server(greeting))
+        offer = greeting.hyperlog if greeting is not None else None
+        told = offer.time if isinstance(offer, ServerOffer) else None
+        # A server greets as soon as the connection is open.
+        skew = None if told is None else told / 1000 - opened_at
+        self._tell(judge_clock(skew, NO_TIME))
 
 
 async def _greeting(connection: Connection) -> Greeting | None:

@@ -132,10 +132,10 @@ class ServerConversation:
 
     # -- out
 
-    def greeting(self) -> bytes:
-        """The first message of the connection."""
+    def greeting(self, now: float) -> bytes:
+        """The first message of the connection; `now` is in seconds since 1970."""
         session_id, number = self._resume.last_seen
-        offer = UNSET if self._offer is None else self._offer
+        offer = UNSET if self._offer is None else self._offer.at(now)
         return encode_greeting(Greeting(session_id, number, offer))
 
     @property

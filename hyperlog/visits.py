@@ -240,7 +240,7 @@ class Visits:
     async def _meet(self, visit: _Visit) -> list[bytes]:
         """Find out whose connection it is from its first messages; none if it was turned away."""
         link, sender = visit.link, visit.sender
-        await link.send_many([encode_greeting(Greeting(hyperlog=self._offer))])
+        await link.send_many([encode_greeting(Greeting(hyperlog=self._offer.at(time.time())))])
         messages: list[bytes] = []
         while not messages:
             messages = [message for message in await link.receive_many() if message]
@@ -265,7 +265,7 @@ class Visits:
         link, error = visit.link, None
         try:
             if not messages:
-                await link.send_many([conversation.greeting()])
+                await link.send_many([conversation.greeting(time.time())])
             async with trio.open_nursery() as nursery:
                 visit.scope = nursery.cancel_scope
                 answerer = Answerer(conversation, nursery.cancel_scope.cancel)

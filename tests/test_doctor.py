@@ -98,7 +98,7 @@ async def test_a_log_server_is_found_well_at_every_step(tmp_path):
     assert notes["path"].figures["kind"] in ("direct", "lan")
     assert 0 < notes["path"].figures["roundTrip"] < TIMEOUT
     assert notes["server"].figures["kind"] == "hyperlog"
-    assert notes["clock"].verdict is Verdict.SKIPPED
+    assert abs(notes["clock"].figures["skew"]) < 2
     assert list(tmp_path.glob("*.log")) == []  # it left nothing behind
 
 

@@ -83,9 +83,9 @@ def captured(event: str) -> list[dict]:
 
 
 def test_greeting_equals_that_of_the_javascript_server():
-    assert make_server().greeting().decode() == captured("client-data")[0]["d"]
+    assert make_server().greeting(5.0).decode() == captured("client-data")[0]["d"]
     assert (
-        make_server(ResumeState([("76", 9), ("77", 5)])).greeting()
+        make_server(ResumeState([("76", 9), ("77", 5)])).greeting(5.0)
         == b'{"lastSeenTraceSessionId":"77","lastSeenTraceNumber":5}'
     )
 
@@ -141,7 +141,7 @@ def test_only_written_records_are_acknowledged():
     server.written_all()
     assert resume.last_seen == ("77", 1)
     received(server, message(2))
-    assert make_server(resume).greeting().endswith(b'"lastSeenTraceNumber":1}')
+    assert make_server(resume).greeting(5.0).endswith(b'"lastSeenTraceNumber":1}')
 
 
 def test_after_a_failed_write_records_come_again_and_other_connections_must_close():
@@ -307,7 +307,7 @@ def answers(server: Server) -> list[dict]:
 
 
 def test_the_greeting_offers_version_2_beside_the_javascript_fields():
-    greeting = json.loads(open_server(ResumeState([("77", 5)])).greeting())
+    greeting = json.loads(open_server(ResumeState([("77", 5)])).greeting(5.0))
     assert greeting == {
         "lastSeenTraceSessionId": "77",
         "lastSeenTraceNumber": 5,
@@ -316,6 +316,7 @@ def test_the_greeting_offers_version_2_beside_the_javascript_fields():
             "maxMessage": 8 * 1024 * 1024,
             "maxRecord": 1024 * 1024,
             "durability": "write",
+            "time": 5000,
         },
     }
 

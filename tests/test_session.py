@@ -393,7 +393,7 @@ class Ends(RuleBasedStateMachine):
         self.disconnect()
         self.server = ServerConversation(KEY, self.resume, 1)
         self.client.open()
-        self.client.receive(self.server.greeting())
+        self.client.receive(self.server.greeting(0.0))
 
     @precondition(lambda self: self.server)
     @rule(size=st.integers(1, 8000))

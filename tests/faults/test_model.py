@@ -215,7 +215,7 @@ class Server:
         end = ServerConversation(key, self.logs[key].resume, self.accepted, offer=offer)
         connection.server_end = end
         self.connections.append(connection)
-        connection.down.append(end.greeting())
+        connection.down.append(end.greeting(0.0))
 
     def read(self, connection, rng):
         count = rng.randint(1, max(len(connection.up), 1))
