@@ -190,6 +190,12 @@ class Lab:
         """What a router does that restarts, or gets another address for its customers' packets."""
         _run(*self.inside(f"router-{site}"), "conntrack", "-F")
 
+    def change_address(self, site: str, address: str) -> None:
+        """Give a router another address outside, as providers do to homes; its NAT begins anew."""
+        router = self.namespace(f"router-{site}")
+        _batch(router, "addr flush dev wan", f"addr add {address}/16 dev wan")
+        self.forget_mappings(site)
+
     def mappings(self, site: str) -> int:
         """How many flows the router remembers."""
         return int(_run(*self.inside(f"router-{site}"), "conntrack", "-C"))

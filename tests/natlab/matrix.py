@@ -22,7 +22,7 @@ from tests.natlab.nats import KINDS, NATS, OPEN, PORT_RESTRICTED, RANDOM, WITHOU
 SAME_NAT, ISOLATED = "same", "isolated"
 DATA = 100_000  # bytes that go each way
 TIMEOUT = 45.0  # s for one connection; a random punch gives up after 35 s of probes
-EXCHANGE_TIMEOUT = 10.0  # s
+EXCHANGE_TIMEOUT = 30.0  # s
 
 
 @dataclass(frozen=True, order=True)
