@@ -9,9 +9,9 @@
 //   dht, server further options for the node and createServer(), the latter as peerOptions() in
 //               driver.js takes them; without server there is none
 // Commands: {connect: key, as: name, options} {send: text, on: name} {end: name} {destroy: name}
-// {close: true} (the server). Accepted connections are named in0, in1 and so on.
+// {close: true} (the server). {suspend: true} {resume: true} (the node). Accepted connections are named in0, in1 and so on.
 // Events: ready (publicKey), open (name, remotePublicKey, seconds since connect), data (name, text),
-// end, close and error (name, code), closed (the server), asked (the firewall).
+// end, close and error (name, code), closed (the server), asked (the firewall), suspended, resumed.
 
 const HyperDHT = require('hyperdht')
 const { options, send, peerOptions, runUntilStopped } = require('./driver')
@@ -61,7 +61,13 @@ async function onCommand (command) {
   else if (command.send !== undefined) sockets.get(command.on).write(Buffer.from(command.send))
   else if (command.end) sockets.get(command.end).end()
   else if (command.destroy) sockets.get(command.destroy)?.destroy()
-  else if (command.close) {
+  else if (command.suspend) {
+    await dht.suspend()
+    send('suspended')
+  } else if (command.resume) {
+    await dht.resume()
+    send('resumed')
+  } else if (command.close) {
     await server.close()
     send('closed')
   }
