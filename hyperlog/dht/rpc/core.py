@@ -9,7 +9,10 @@ calls us is a NAT sample for Identity.
 A node begins *ephemeral* (it shows no id, others do not keep it) and *firewalled* (it asks from its
 client socket). Both end one way only: Reachability, or the owner's word, says that the server
 socket can be reached. The id is then that of the outside address. An adaptive node lets 20 minutes
-pass before it becomes persistent; after the machine has slept it starts over.
+pass before it becomes persistent; after the machine has slept it starts over. When others see us
+at another address than before (Witnesses), all of that is given up and found out again.
+
+`suspend` gives up whatever is under way and leaves no timer; `resume` begins as after a sleep.
 
 A tick of 5 s drives liveness: every 8th pings the nodes unheard of for longest, every 60th without
 any query refreshes the table.
@@ -37,7 +40,13 @@ from hyperlog.dht.rpc.events import (
 )
 from hyperlog.dht.rpc.health import Health
 from hyperlog.dht.rpc.identity import CLIENT_SOCKET, SERVER_SOCKET, Identity
-from hyperlog.dht.rpc.messages import Request, Response, decode_untrusted, node_id
+from hyperlog.dht.rpc.messages import (
+    Request,
+    Response,
+    decode_untrusted,
+    is_bare_ping,
+    node_id,
+)
 from hyperlog.dht.rpc.neighbours import PING_EVERY, Neighbours
 from hyperlog.dht.rpc.queries import QUERY_RETRIES, Queries
 from hyperlog.dht.rpc.query import DEFAULT_CONCURRENCY
@@ -208,6 +217,9 @@ class RPCCore:
             return
         if not address[1]:
             self.malformed += 1
+            return
+        if is_bare_ping(data):
+            self._responder.answer_bare_ping(data, address, socket)
             return
         try:
             message = decode_untrusted(data)

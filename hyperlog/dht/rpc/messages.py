@@ -27,6 +27,7 @@ __all__ = [
     "Response",
     "decode_untrusted",
     "encode_response",
+    "is_bare_ping",
     "node_id",
     "pack_address",
     "unpack_address",
@@ -64,6 +65,8 @@ ADDRESS_CACHE: Final = 8192  # entries; a node talks to the same few hundred add
 
 HEADER: Final = struct.Struct("<BBH6s")  # kind, flags, tid, to
 TID_TO: Final = struct.Struct("<H6s")
+BARE_PING: Final = bytes((REQUEST, FLAG_INTERNAL))  # and tid, to, command
+BARE_PING_SIZE: Final = 11  # bytes
 MEDIUM_UINT: Final = struct.Struct("<BH")
 
 
@@ -267,6 +270,14 @@ def decode_untrusted(data: bytes) -> Request | Response:
         internal = flags & FLAG_INTERNAL != 0
         return Request(tid, unpack_address(to), command, internal, sender, token, target, value)
     return Response(tid, unpack_address(to), sender, token, nodes, error, value)
+
+
+def is_bare_ping(data: bytes) -> bool:
+    """Whether a datagram is a PING of a node that shows no id: nothing but its tid is to be read.
+
+    Servers ping each of their three nodes every 3 s: it is most of what comes in.
+    """
+    return len(data) == BARE_PING_SIZE and data[:2] == BARE_PING and data[-1] == PING
 
 
 def _decode_uint(data: bytes, position: int) -> tuple[int, int]:

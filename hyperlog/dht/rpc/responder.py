@@ -73,6 +73,17 @@ class Responder:
         self.reply(event, None, error=INVALID_TOKEN, now=now)
         return True
 
+    def answer_bare_ping(self, data: bytes, address: Address, socket: int) -> None:
+        """Answer a datagram that `is_bare_ping`."""
+        id = self._identity.id_on(socket)
+        tid = data[2] | data[3] << 8
+        self._outbox.append(
+            (socket, address, encode_response(tid, address, id, None, b"", 0, None))
+        )
+        tally = self.tallies.internal[PING]
+        tally.received += 1
+        tally.answered += 1
+
     def answer(self, event: RequestReceived, now: float) -> None:
         """Answer an internal command; one that lacks what it needs gets no answer."""
         command = event.request.command

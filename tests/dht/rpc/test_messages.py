@@ -9,10 +9,13 @@ from hypothesis import strategies as st
 
 from hyperlog.dht.errors import InvalidValue, LocalProtocolError, RemoteProtocolError, Truncated
 from hyperlog.dht.rpc.messages import (
+    FIND_NODE,
     MAX_CLOSER_NODES,
+    PING,
     Request,
     Response,
     decode_untrusted,
+    is_bare_ping,
     node_id,
     pack_address,
     unpack_address,
@@ -199,3 +202,23 @@ def test_other_kinds_and_versions_are_refused(kind):
 def test_fields_that_do_not_fit_raise_a_local_protocol_error(message):
     with pytest.raises(LocalProtocolError):
         message.encode()
+
+
+@given(st.binary(max_size=14) | st.binary(min_size=8, max_size=9).map(lambda b: b"\x03\x04" + b))
+def test_a_bare_ping_is_one_by_the_whole_decoder_too(data):
+    if is_bare_ping(data):
+        packet = decode_untrusted(data)
+        assert packet == Request(packet.tid, packet.to, PING, internal=True)
+
+
+def test_what_nodes_without_an_id_send_is_a_bare_ping():
+    address = ("10.0.0.1", 65535)
+    assert is_bare_ping(Request(0xFFFF, address, PING, internal=True).encode())
+    for other in (
+        Request(1, address, PING, internal=True, id=bytes(32)),
+        Request(1, address, PING, internal=True, value=b""),
+        Request(1, address, FIND_NODE, internal=True),
+        Request(1, address, PING),
+        Response(1, address),
+    ):
+        assert not is_bare_ping(other.encode())
