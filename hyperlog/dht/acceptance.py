@@ -110,6 +110,7 @@ class Acceptance:
         self._on_connection = on_connection
         self._created_at = trio.current_time()
         self._expires_at = self._created_at + HANDSHAKE_MEMORY
+        self._own: Address | None = None  # our open address, as told to the client
         self._punch: ServerPunch | None = None
         self._may_punch = False
         self._reply_from_punch = False
@@ -132,7 +133,7 @@ class Acceptance:
             self._paths = StreamPaths(self._dht.create_stream(UNPROVED_WINDOW, reserved=True))
             self._paths.on_path = self._take_path
             self._paths.expect(payload.udx.id, through_node=message.peer_address is not None)
-        own = self._dht.remote_address()
+        own = self._own = self._address_for(message.peer_address)
         addresses = [own] if own is not None else []
         addresses6: list[Address] = []
         if options.share_local_address:
@@ -161,6 +162,19 @@ class Acceptance:
         if self._paths is not None:
             self._seek(self._paths, relay, message, request)
 
+    def _address_for(self, client: Address | None) -> Address | None:
+        """Our open address; None towards a client behind our own router.
+
+        Few routers turn packets round that are sent to their outside address from inside. Compat:
+        hyperdht says that it is open to everybody, and its clients ask a neighbour on the LAN only
+        if it is not.
+        """
+        own = self._dht.remote_address()
+        if own is None or client is None or client[0] != own[0] or is_private(own[0]):
+            return own
+        ours = {host for host, _ in self._dht.local_addresses.all()}
+        return own if own[0] in ours or not self._options.share_local_address else None
+
     def _own_relay(self) -> RelayThrough | None:
         try:
             key = choose_relay(self._options.relay_through, self._dht.random_bytes)
@@ -183,9 +197,7 @@ class Acceptance:
         relay_through = relay or self._payload.relay_through
         if relay_through is not None:
             self._begin_relay(paths, relay_through, is_initiator=relay is not None)
-        self._may_punch = (
-            self._dht.remote_address() is None and self._options.holepunch is not False
-        )
+        self._may_punch = self._own is None and self._options.holepunch is not False
         if self._may_punch and not self._on_same_network(client, request):
             # The relaying node then reports the puncher's NAT mapping to the client.
             self._begin_punch()
@@ -194,7 +206,9 @@ class Acceptance:
     @property
     def reply_socket(self) -> int | None:
         """The socket to answer from, when it is not the one that was asked."""
-        return self._punch.socket if self._reply_from_punch and self._punch is not None else None
+        if not self._reply_from_punch or self._punch is None or not self._punch.active:
+            return None
+        return self._punch.socket
 
     def connect_now(self, message: Handshake, request: IncomingRequest) -> None:
         """Once the answer has been sent: start, if it is on us to do so."""

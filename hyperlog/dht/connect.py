@@ -54,7 +54,7 @@ from hyperlog.dht.errors import (
     ServerIncompatible,
 )
 from hyperlog.dht.holepunch.punches import PunchRecord
-from hyperlog.dht.interfaces import is_bogon, is_reserved, match_address
+from hyperlog.dht.interfaces import is_bogon, is_private, is_reserved, match_address
 from hyperlog.dht.ipv6 import is_neighbourly, knock
 from hyperlog.dht.keys import KeyPair, generic_hash
 from hyperlog.dht.noise.secretstream import SecretStreamCore
@@ -342,10 +342,8 @@ class ConnectAttempt:
         relays = payload.holepunch.relays if payload.holepunch is not None else []
         if not shaken.relayed:
             paths.take(shaken.socket, shaken.server_address)
-        elif payload.firewall == FIREWALL_OPEN or not relays:
-            public = [a for a in payload.addresses4 if not is_bogon(a[0])]
-            address = public[0] if public else shaken.server_address
-            paths.take(self._dht.node.request_socket, address)
+        elif (payload.firewall == FIREWALL_OPEN or not relays) and not self._near(shaken):
+            self._take_open(shaken)
         if not paths.direct and not self._stream.finished:
             # Goes on behind a relayed connection, which is open before it ends.
             self._dht.start_soon(self._seek, shaken)
@@ -355,7 +353,9 @@ class ConnectAttempt:
 
     async def _seek(self, shaken: _Handshaken) -> None:
         ways: list[Callable[[_Handshaken], Awaitable[None]]] = [self._try_relay]
-        if self._own_firewall == FIREWALL_OPEN:
+        if shaken.payload.firewall == FIREWALL_OPEN:
+            ways = [self._try_lan, self._try_open]
+        elif self._own_firewall == FIREWALL_OPEN:
             ways.append(self._wait_for_peer)
         else:
             ways += [self._try_lan, self._try_ipv6, self._try_punch]
@@ -376,6 +376,29 @@ class ConnectAttempt:
                 for way in ways:
                     nursery.start_soon(attempt, way)
         self._decide()
+
+    def _take_open(self, shaken: _Handshaken) -> None:
+        """Connect to a peer that says that everybody can reach it."""
+        public = [a for a in shaken.payload.addresses4 if not is_bogon(a[0])]
+        address = public[0] if public else shaken.server_address
+        self._paths.take(self._dht.node.request_socket, address)
+
+    async def _try_open(self, shaken: _Handshaken) -> None:
+        """The same with a peer behind our own router, which may not turn our packets round."""
+        with trio.move_on_after(LAN_HEAD_START):
+            await self._lan_tried.wait()
+        self._take_open(shaken)
+
+    def _near(self, shaken: _Handshaken) -> bool:
+        """Whether the peer is open, and has an address on a network of ours, too."""
+        outside = shaken.server_address[0]
+        if shaken.payload.firewall != FIREWALL_OPEN or is_bogon(outside):
+            return False
+        if not self._on_same_network(shaken):
+            return False
+        private = [a for a in shaken.payload.addresses4 if is_private(a[0])]
+        own = self._dht.local_addresses.all()
+        return match_address(own, private) is not None
 
     async def _wait_for_peer(self, shaken: _Handshaken) -> None:
         """We are open: the peer has our address and starts."""

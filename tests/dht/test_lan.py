@@ -6,6 +6,7 @@ import pytest
 import trio
 
 from hyperlog.dht import lan as module
+from hyperlog.dht.acceptance import Acceptance
 from hyperlog.dht.connect import LAN_HEAD_START
 from hyperlog.dht.lan import LocalAddresses
 from hyperlog.dht.simnat import SimNat
@@ -90,6 +91,28 @@ async def test_neighbours_connect_through_their_own_network(autojump_clock):
         assert server.statistics().sockets.sockets == client.statistics().sockets.sockets == 2
         await connection.send(b"over the fence")
         assert await accepted.receive() == b"over the fence"
+
+
+@pytest.mark.parametrize("says", ["itself open", "nothing to neighbours"])
+async def test_a_neighbour_with_a_forwarded_port_is_met_inside(says, monkeypatch, autojump_clock):
+    if says == "itself open":  # as a JavaScript server
+        monkeypatch.setattr(Acceptance, "_address_for", lambda self, _: self._dht.remote_address())
+    async with sim_testnet(6) as net:
+        # A router that lets everybody in, and turns nothing round.
+        home = SimNat(net.network, "5.5.5.5", filtering="endpoint")
+        server, neighbour = [
+            await net.add(home.host(f"192.168.1.{number}"), ephemeral=None, firewalled=firewalled)
+            for number, firewalled in ((2, False), (3, None))
+        ]
+        stranger = await net.add(firewalled=True)
+        assert server.remote_address() is not None
+        listener = await server.listen()
+        await listener.wait_announced()
+        for client, path in ((neighbour, "lan"), (stranger, "direct")):
+            with trio.fail_after(5):
+                connection = await client.connect(listener.public_key)
+            assert connection.path == (await listener.accept()).path == path
+            connection.abort()
 
 
 @pytest.mark.parametrize("side", ["server", "client"])
