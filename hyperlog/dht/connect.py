@@ -1,7 +1,7 @@
 """Service: from a public key to an open connection.
 
-Find nodes that hold the peer's record, send the Noise handshake through them, then open the UDX
-stream on the best path that both sides have. What the handshake tells of both sides decides:
+Shake hands with the peer (handshaking.py), then open the UDX stream on the best path that both
+sides have. What the handshake tells of both sides decides:
 
     the peer itself answered, or it is open       start, at its address
     we are open                                   the peer starts: wait for its first packet
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -26,42 +26,30 @@ import trio
 
 from hyperlog.dht.clientpunch import punch_as_client
 from hyperlog.dht.commands.handshake import HandshakeInitiator
-from hyperlog.dht.commands.messages import Handshake, NoisePayload, RelayThrough, UDXInfo
+from hyperlog.dht.commands.messages import RelayThrough
 from hyperlog.dht.compact import Address
 from hyperlog.dht.connection import Connection, Opening
 from hyperlog.dht.constants import (
-    ERROR_NONE,
-    FIND_PEER,
     FIREWALL_OPEN,
     FIREWALL_UNKNOWN,
-    FROM_CLIENT,
-    PEER_HANDSHAKE,
-    REPLY,
 )
 from hyperlog.dht.errors import (
-    BadHandshakeReply,
     CannotHolepunch,
     ConnectError,
     DHTError,
-    HandshakeFailed,
     HolepunchFailed,
     PeerConnectionFailed,
-    PeerNotFound,
     RelayAborted,
     RelayError,
-    RemoteProtocolError,
-    ServerError,
-    ServerIncompatible,
 )
+from hyperlog.dht.handshaking import ConnectOptions, Handshaken, Handshaking
 from hyperlog.dht.holepunch.punches import PunchRecord
 from hyperlog.dht.interfaces import is_bogon, is_private, is_reserved, match_address
 from hyperlog.dht.ipv6 import is_neighbourly, knock
 from hyperlog.dht.keys import KeyPair, generic_hash
 from hyperlog.dht.noise.secretstream import SecretStreamCore
-from hyperlog.dht.paths import RELAY_TIMEOUT, RELAYED, RelayChoice, StreamPaths, choose_relay
-from hyperlog.dht.punchsockets import MayPunch
+from hyperlog.dht.paths import RELAY_TIMEOUT, RELAYED, StreamPaths, choose_relay
 from hyperlog.dht.relaying import connect_through_relay
-from hyperlog.dht.routes import Route
 from hyperlog.dht.sockets import SERVER, SERVER6
 
 if TYPE_CHECKING:
@@ -71,32 +59,12 @@ __all__ = ["ConnectAttempt", "ConnectCounts", "ConnectOptions", "ConnectStatisti
 
 logger = logging.getLogger("hyperlog.dht.connect")
 
-PARALLEL_HANDSHAKES: Final = 2  # through nodes found by the query, hyperdht lib/connect.js
 PASSIVE_TIMEOUT: Final = 10.0  # s that we wait for the server's first packet, or for its hello
-FIND_RETRIES: Final = 3
-# Everything waits for this one answer, and repeats cost the peer nothing: it answers them with the
-# same bytes. So it is asked for twice as often as others, and no longer.
-HANDSHAKE_RETRIES: Final = 7
-HANDSHAKE_TIMEOUT: Final = 0.5  # s
-ROUTE_HEAD_START: Final = 0.25  # s that a known way to the peer has before the search begins
-ROUTE_RETRIES: Final = 2
 LAN_HEAD_START: Final = 0.25  # s that a LAN address has before a hole is punched
 MAX_KNOCKED: Final = 4  # IPv6 addresses of a peer
 KNOCKS: Final = 3  # at each of them
 KNOCK_INTERVAL: Final = 0.2  # s
 PUNCH_TIMEOUT: Final = 45.0  # s for a hole punch after the relay has failed: 35 are the longest
-
-
-@dataclass(frozen=True, slots=True)
-class ConnectOptions:
-    """What the caller of `DHT.connect` wants; see there."""
-
-    relay_addresses: Sequence[Address] = ()
-    local_connection: bool = True
-    reusable_socket: bool = False
-    fast_open: bool = True
-    relay_through: RelayChoice = None
-    holepunch: MayPunch | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,21 +97,6 @@ class ConnectCounts:
         return ConnectStatistics(dict(self._opened), self.upgraded, dict(self._failed))
 
 
-@dataclass(slots=True)
-class _Handshaken:
-    """A finished handshake and where its two sides sit."""
-
-    payload: NoisePayload
-    node_address: Address
-    """node that the request went to; the server itself when not relayed"""
-    server_address: Address
-    client_address: Address
-    """our address as that node saw it"""
-    relayed: bool
-    socket: int
-    """local socket that the request left from"""
-
-
 class ConnectAttempt:
     """One call of `DHT.connect`."""
 
@@ -172,12 +125,10 @@ class ConnectAttempt:
         self._relay_through: RelayThrough | None = None
         if relay_key is not None:
             self._relay_through = RelayThrough(relay_key, dht.random_bytes(32))
-        self._request: bytes | None = None
         self._own_firewall = FIREWALL_UNKNOWN
-        self._handshaken: _Handshaken | None = None
+        self._reuses_socket = False
         self._connection: Connection | None = None
         self._errors: list[DHTError] = []
-        self._tried: set[Address] = set()
         self._record = Opening()
         self._started_at = trio.current_time()
 
@@ -190,7 +141,7 @@ class ConnectAttempt:
             ConnectError: the peer refuses, or no path was found; see hyperlog.dht.errors.
         """
         try:
-            handshaken = await self._find_and_shake_hands()
+            handshaken = await self._shake_hands()
             await self._open_path(handshaken)
             return await self._open_connection(handshaken)
         except BaseException:
@@ -202,138 +153,25 @@ class ConnectAttempt:
     def _decide(self) -> None:
         self._decided.set()
 
-    # -- finding and the handshake ----------------------------------------------------------------
-
-    async def _find_and_shake_hands(self) -> _Handshaken:
-        limiter = trio.CapacityLimiter(PARALLEL_HANDSHAKES)
-        route = None
-        if self._options.reusable_socket:
-            route = self._dht.routes.get(self._remote_public_key)
-        async with trio.open_nursery() as nursery:
-
-            async def known_route(route: Route) -> None:
-                try:
-                    self._handshaken = await self._shake_hands(route.address, route)
-                except DHTError as err:
-                    logger.debug("the known way leads nowhere: %s", err.code)
-                    self._dht.routes.remove(self._remote_public_key)
-                else:
-                    nursery.cancel_scope.cancel()
-
-            async def known_nodes() -> None:
-                for address in self._options.relay_addresses:
-                    await attempt(address)
-
-            async def attempt(address: Address) -> None:
-                if address in self._tried:
-                    return
-                self._tried.add(address)
-                try:
-                    self._handshaken = await self._shake_hands(address)
-                except DHTError as err:
-                    logger.debug("handshake through %s:%d failed: %s", *address, err.code)
-                    self._errors.append(err)
-                else:
-                    nursery.cancel_scope.cancel()
-
-            async def limited(address: Address) -> None:
-                async with limiter:
-                    await attempt(address)
-
-            if route is not None:
-                nursery.start_soon(known_route, route)
-                await trio.sleep(ROUTE_HEAD_START)
-            nursery.start_soon(known_nodes)
-            try:
-                async with self._dht.node.query_replies(
-                    FIND_PEER, self._target, retries=FIND_RETRIES
-                ) as replies:
-                    async for reply in replies:
-                        if reply.value is not None:
-                            nursery.start_soon(limited, reply.address)
-            except DHTError as err:
-                logger.debug("looking for the peer failed: %s", err.code)
-        if self._handshaken is not None:
-            return self._handshaken
-        for error in self._errors:
-            if isinstance(error, ServerError | ServerIncompatible | HandshakeFailed):
-                raise error
-        if self._tried:
-            raise PeerConnectionFailed(
-                f"{len(self._tried)} nodes were asked to reach the peer, but no handshake came "
-                "back: it has gone, or its firewall refuses our key"
-            ) from (self._errors[0] if self._errors else None)
-        raise PeerNotFound(
-            "no node has a record of this public key: is the peer running, and on the same network?"
+    async def _shake_hands(self) -> Handshaken:
+        handshaking = Handshaking(
+            self._dht,
+            self._initiator,
+            self._options,
+            stream_id=self._stream.core.local_id,
+            relay_through=self._relay_through,
+            record=self._record,
         )
-
-    def _first_message(self) -> bytes:
-        if self._request is None:
-            own = self._dht.remote_address()
-            addresses = [own] if own is not None else []
-            addresses6: list[Address] = []
-            if self._options.local_connection:
-                addresses += self._dht.local_addresses.all()
-                addresses6 = self._dht.local_addresses.ipv6()
-            self._own_firewall = FIREWALL_OPEN if own is not None else FIREWALL_UNKNOWN
-            self._request = self._initiator.send(
-                NoisePayload(
-                    error=ERROR_NONE,
-                    firewall=self._own_firewall,
-                    addresses4=addresses,
-                    addresses6=addresses6,
-                    udx=UDXInfo(
-                        id=self._stream.core.local_id,
-                        reusable_socket=self._options.reusable_socket,
-                    ),
-                    secret_stream=True,
-                    relay_through=self._relay_through,
-                )
-            )
-        return self._request
-
-    async def _shake_hands(self, address: Address, route: Route | None = None) -> _Handshaken:
-        message = Handshake(mode=FROM_CLIENT, noise=self._first_message())
-        socket = self._dht.node.request_socket if route is None else route.socket
-        self._record.handshakes += 1
-        response = await self._dht.node.request(
-            PEER_HANDSHAKE,
-            target=self._target,
-            value=message.encode(),
-            to=address,
-            socket=socket,
-            retries=HANDSHAKE_RETRIES if route is None else ROUTE_RETRIES,
-            timeout=HANDSHAKE_TIMEOUT,
-        )
-        if response.value is None:
-            raise BadHandshakeReply(f"{address[0]}:{address[1]} knows no way to the peer")
-        try:
-            reply = Handshake.decode_untrusted(response.value)
-            if reply.mode != REPLY or not reply.noise:
-                raise BadHandshakeReply(f"{address[0]}:{address[1]} answered with another message")
-            if self._initiator.complete:  # the same answer came through another node
-                raise BadHandshakeReply("the handshake is finished already")
-            payload = self._initiator.receive_untrusted(reply.noise)
-        except RemoteProtocolError as err:
-            raise BadHandshakeReply(f"answer through {address[0]}:{address[1]}: {err}") from err
-        if payload.version != 1:
-            raise ServerIncompatible(f"the peer speaks version {payload.version}, we speak 1")
-        if payload.error != ERROR_NONE:
-            raise ServerError(f"the peer refused with error {payload.error}")
-        if payload.udx is None:
-            raise ServerError("the peer sent no stream id")
-        return _Handshaken(
-            payload=payload,
-            node_address=address,
-            server_address=reply.peer_address or address,
-            client_address=response.to,
-            relayed=reply.peer_address is not None,
-            socket=socket,
-        )
+        handshaken = await handshaking.run()
+        self._own_firewall = handshaking.own_firewall
+        udx = handshaken.payload.udx
+        assert udx is not None
+        self._reuses_socket = self._options.reusable_socket and udx.reusable_socket
+        return handshaken
 
     # -- the path ---------------------------------------------------------------------------------
 
-    async def _open_path(self, shaken: _Handshaken) -> None:
+    async def _open_path(self, shaken: Handshaken) -> None:
         """Connect the stream, or find out that there is no way."""
         payload, paths = shaken.payload, self._paths
         assert payload.udx is not None
@@ -351,8 +189,8 @@ class ConnectAttempt:
         if paths.path is None:
             raise self._failure()
 
-    async def _seek(self, shaken: _Handshaken) -> None:
-        ways: list[Callable[[_Handshaken], Awaitable[None]]] = [self._try_relay]
+    async def _seek(self, shaken: Handshaken) -> None:
+        ways: list[Callable[[Handshaken], Awaitable[None]]] = [self._try_relay]
         if shaken.payload.firewall == FIREWALL_OPEN:
             ways = [self._try_lan, self._try_open]
         elif self._own_firewall == FIREWALL_OPEN:
@@ -360,7 +198,7 @@ class ConnectAttempt:
         else:
             ways += [self._try_lan, self._try_ipv6, self._try_punch]
 
-        async def attempt(way: Callable[[_Handshaken], Awaitable[None]]) -> None:
+        async def attempt(way: Callable[[Handshaken], Awaitable[None]]) -> None:
             try:
                 await way(shaken)
             except DHTError as err:
@@ -377,19 +215,19 @@ class ConnectAttempt:
                     nursery.start_soon(attempt, way)
         self._decide()
 
-    def _take_open(self, shaken: _Handshaken) -> None:
+    def _take_open(self, shaken: Handshaken) -> None:
         """Connect to a peer that says that everybody can reach it."""
         public = [a for a in shaken.payload.addresses4 if not is_bogon(a[0])]
         address = public[0] if public else shaken.server_address
         self._paths.take(self._dht.node.request_socket, address)
 
-    async def _try_open(self, shaken: _Handshaken) -> None:
+    async def _try_open(self, shaken: Handshaken) -> None:
         """The same with a peer behind our own router, which may not turn our packets round."""
         with trio.move_on_after(LAN_HEAD_START):
             await self._lan_tried.wait()
         self._take_open(shaken)
 
-    def _near(self, shaken: _Handshaken) -> bool:
+    def _near(self, shaken: Handshaken) -> bool:
         """Whether the peer is open, and has an address on a network of ours, too."""
         outside = shaken.server_address[0]
         if shaken.payload.firewall != FIREWALL_OPEN or is_bogon(outside):
@@ -400,7 +238,7 @@ class ConnectAttempt:
         own = self._dht.local_addresses.all()
         return match_address(own, private) is not None
 
-    async def _wait_for_peer(self, shaken: _Handshaken) -> None:
+    async def _wait_for_peer(self, shaken: Handshaken) -> None:
         """We are open: the peer has our address and starts."""
         await trio.sleep(PASSIVE_TIMEOUT)
         raise HolepunchFailed(
@@ -408,7 +246,7 @@ class ConnectAttempt:
             "firewall of its network in the way of UDP?"
         )
 
-    async def _try_lan(self, shaken: _Handshaken) -> None:
+    async def _try_lan(self, shaken: Handshaken) -> None:
         address = self._lan_address(shaken)
         try:
             if address is not None:
@@ -417,13 +255,13 @@ class ConnectAttempt:
         finally:
             self._lan_tried.set()
 
-    def _on_same_network(self, shaken: _Handshaken) -> bool:
+    def _on_same_network(self, shaken: Handshaken) -> bool:
         # Both sides have the same outside address: one network, or one machine.
         return (
             self._options.local_connection and shaken.client_address[0] == shaken.server_address[0]
         )
 
-    async def _try_ipv6(self, shaken: _Handshaken) -> None:
+    async def _try_ipv6(self, shaken: Handshaken) -> None:
         """Knock at the peer's IPv6 addresses; the packet that it sends back makes the path."""
         assert shaken.payload.udx is not None
         sockets = self._dht.sockets
@@ -440,14 +278,14 @@ class ConnectAttempt:
                 sockets.send(SERVER6, address, packet)
             await trio.sleep(KNOCK_INTERVAL)
 
-    def _lan_address(self, shaken: _Handshaken) -> Address | None:
+    def _lan_address(self, shaken: Handshaken) -> Address | None:
         if not self._on_same_network(shaken):
             return None
         candidates = [a for a in shaken.payload.addresses4 if not is_reserved(a[0])]
         own = self._dht.local_addresses.all()
         return match_address(own, candidates) or next(iter(candidates), None)
 
-    async def _try_punch(self, shaken: _Handshaken) -> None:
+    async def _try_punch(self, shaken: Handshaken) -> None:
         # A hole punch takes sockets and a dozen datagrams on both sides: not for a neighbour.
         with trio.move_on_after(LAN_HEAD_START):
             await self._lan_tried.wait()
@@ -470,7 +308,7 @@ class ConnectAttempt:
         finally:
             self._record.remote_firewall = record.remote_firewall or self._record.remote_firewall
 
-    async def _try_relay(self, shaken: _Handshaken) -> None:
+    async def _try_relay(self, shaken: Handshaken) -> None:
         # What the server says goes: it has to meet us there.
         relay_through = shaken.payload.relay_through or self._relay_through
         if relay_through is None:
@@ -519,7 +357,7 @@ class ConnectAttempt:
 
     # -- the connection ---------------------------------------------------------------------------
 
-    async def _open_connection(self, shaken: _Handshaken) -> Connection:
+    async def _open_connection(self, shaken: Handshaken) -> Connection:
         result = self._initiator.result()
         assert self._paths.path is not None
         try:
@@ -549,12 +387,5 @@ class ConnectAttempt:
         return connection
 
     def _note_route(self, connection: Connection) -> None:
-        assert self._handshaken is not None
-        udx = self._handshaken.payload.udx
-        if (
-            connection.path != RELAYED
-            and self._options.reusable_socket
-            and udx is not None
-            and udx.reusable_socket
-        ):
+        if connection.path != RELAYED and self._reuses_socket:
             self._dht.routes.add(connection)
