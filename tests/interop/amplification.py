@@ -66,6 +66,7 @@ PEERS = [KeyPair.from_seed(generic_hash(b"peer %d" % number)) for number in rang
 RELAYS = [("10.0.0.1", port) for port in (1001, 1002, 1003)]
 TOPIC = generic_hash(b"topic")
 UNKNOWN = generic_hash(b"nobody")
+OTHER = generic_hash(b"another topic")
 HOST = "127.0.0.1"
 
 
@@ -162,12 +163,12 @@ CASES: dict[str, Make] = {
     "FIND_PEER, wrong token": lambda n, t: n.request(FIND_PEER, UNKNOWN, None, bytes(32)),
     "LOOKUP": lambda n, t: n.request(LOOKUP, TOPIC),
     "LOOKUP, unknown topic": lambda n, t: n.request(LOOKUP, UNKNOWN),
-    "ANNOUNCE": lambda n, t: n.announce(ANNOUNCE, UNKNOWN, PEERS[1]),
+    "ANNOUNCE": lambda n, t: n.announce(ANNOUNCE, OTHER, PEERS[1]),
     "ANNOUNCE, no token": lambda n, t: n.request(ANNOUNCE, TOPIC, bytes(100)),
     "ANNOUNCE, wrong token": lambda n, t: n.request(ANNOUNCE, TOPIC, bytes(100), bytes(32)),
     "ANNOUNCE, wrong signature": lambda n, t: n.announce(ANNOUNCE, TOPIC, PEERS[0], good=False),
     "ANNOUNCE, malformed": lambda n, t: n.request(ANNOUNCE, TOPIC, b"\xff", n.token),
-    "UNANNOUNCE": lambda n, t: n.announce(UNANNOUNCE, UNKNOWN, PEERS[2]),
+    "UNANNOUNCE": lambda n, t: n.announce(UNANNOUNCE, OTHER, PEERS[2]),
     "UNANNOUNCE, wrong signature": lambda n, t: n.announce(UNANNOUNCE, TOPIC, PEERS[0], good=False),
     "MUTABLE_PUT": lambda n, t: n.put(5),
     "MUTABLE_PUT, lower number": lambda n, t: n.put(4, b"x"),
