@@ -111,6 +111,10 @@ class ConnectAttempt:
         self._remote_public_key = remote_public_key
         self._key_pair = key_pair
         self._options = options
+        relay_key = choose_relay(options.relay_through, dht.random_bytes)
+        self._relay_through: RelayThrough | None = None
+        if relay_key is not None:
+            self._relay_through = RelayThrough(relay_key, dht.random_bytes(32))
         self._target = generic_hash(remote_public_key)
         self._initiator = HandshakeInitiator(key_pair, remote_public_key, dht.random_bytes)
         self._stream = dht.create_stream()
@@ -121,10 +125,6 @@ class ConnectAttempt:
         """There is a path, or there will be none."""
         self._seeking = trio.CancelScope()
         self._lan_tried = trio.Event()
-        relay_key = choose_relay(options.relay_through, dht.random_bytes)
-        self._relay_through: RelayThrough | None = None
-        if relay_key is not None:
-            self._relay_through = RelayThrough(relay_key, dht.random_bytes(32))
         self._own_firewall = FIREWALL_UNKNOWN
         self._reuses_socket = False
         self._connection: Connection | None = None

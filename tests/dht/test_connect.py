@@ -173,6 +173,13 @@ async def test_what_is_no_whole_key_is_refused(key, autojump_clock):
             await net.nodes[0].connect(key)
 
 
+async def test_a_relay_that_is_no_key_is_refused_and_leaves_nothing_behind(autojump_clock):
+    async with sim_dht(1) as net:
+        with pytest.raises(LocalProtocolError):
+            await net.nodes[0].connect(KeyPair.generate().public_key, relay_through=b"short")
+        assert net.nodes[0].statistics().sockets.streams == 0
+
+
 async def test_a_key_that_is_no_point_of_the_curve_ends_in_a_connect_error(autojump_clock):
     async with sim_dht(3) as net:
         client = await net.add()
