@@ -143,6 +143,11 @@ class SimSegment:
         else:
             statistics.unreachable += 1
 
+    def forget_host(self, address: str) -> None:
+        """Nobody has the address any more; its machine is not to be used again."""
+        self._hosts.pop(address, None)
+        self._cut.discard(address)
+
     def sockets_of(self, address: str) -> list[SimSocket]:
         """The open sockets of a machine."""
         return [sock for sock in self._sockets.values() if sock.local_address[0] == address]

@@ -81,6 +81,8 @@ class _Running:
     scope: trio.CancelScope
     ended: trio.Event
     machine: SimHost
+    is_given: bool
+    """whether the machine is the caller's, who may run other nodes on it"""
 
 
 class SimTestnet:
@@ -122,6 +124,7 @@ class SimTestnet:
 
     async def start(self, machine: SimHost | None = None, **options: Any) -> DHT:  # noqa: ANN401
         """Like `add`, but does not wait until the node has joined."""
+        is_given = machine is not None
         if machine is None:
             machine = self.network.host(self.new_host())
         rng = random.Random(self._rng.getrandbits(64))
@@ -132,16 +135,21 @@ class SimTestnet:
             "key_pair": KeyPair.from_seed(rng.randbytes(32)),
             "random_bytes": rng.randbytes,
         } | options
-        dht: DHT = await self._nursery.start(self._run, machine, options)
+        dht: DHT = await self._nursery.start(self._run, machine, is_given, options)
         return dht
 
     async def _run(
-        self, machine: SimHost, options: dict[str, Any], *, task_status: trio.TaskStatus[DHT]
+        self,
+        machine: SimHost,
+        is_given: bool,
+        options: dict[str, Any],
+        *,
+        task_status: trio.TaskStatus[DHT],
     ) -> None:
         ended = trio.Event()
         with trio.CancelScope() as scope:
             async with open_dht(host=machine.address, socket_factory=machine, **options) as dht:
-                self._running[dht] = _Running(scope, ended, machine)
+                self._running[dht] = _Running(scope, ended, machine, is_given)
                 self.nodes.append(dht)
                 task_status.started(dht)
                 await trio.sleep_forever()
@@ -156,6 +164,8 @@ class SimTestnet:
         running.scope.cancel()
         await running.ended.wait()
         running.machine.heal()
+        if not running.is_given:
+            running.machine.segment.forget_host(running.machine.address)
 
 
 @asynccontextmanager

@@ -139,6 +139,7 @@ async def test_a_node_that_is_removed_withdraws_and_one_that_crashes_does_not(au
                 {listener.public_key} if crash else set()
             )
         assert len(net.nodes) == 10
+        assert len(net.network._hosts) == 10
         sock = net.network.host(host)("", port)  # free again, and not cut off
         witness.sockets.send(0, sock.local_address, b"x")
         await trio.sleep(1)
