@@ -13,6 +13,7 @@ import trio
 from tests.natlab.drivers import LANGUAGES
 from tests.natlab.lab import why_no_lab
 from tests.natlab.matrix import Case, Outcome, all_cases, run_cases
+from tests.natlab.table import markdown
 
 
 def main() -> int:
@@ -25,7 +26,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="leave out what waits for seconds")
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--labs", type=int, default=3, help="at a time, for each network")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="all outcomes instead of a table")
     parser.add_argument("--verbose", action="store_true", help="say why something failed")
     options = parser.parse_args()
     reason = why_no_lab()
@@ -55,6 +56,9 @@ def main() -> int:
             for case, outcomes in sorted(results.items(), key=lambda item: str(item[0]))
         ]
         json.dump(rows, sys.stdout, indent=1)
+    else:
+        in_order = {case: results[case] for case in cases}
+        print(markdown(in_order))
     return 0
 
 

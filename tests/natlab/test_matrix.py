@@ -24,6 +24,7 @@ from collections.abc import Iterable, Sequence
 import pytest
 import trio
 
+from tests.natlab.conftest import RESULTS
 from tests.natlab.drivers import JAVASCRIPT, LANGUAGES, PYTHON
 from tests.natlab.matrix import (
     ISOLATED,
@@ -40,7 +41,7 @@ from tests.natlab.nats import FORWARDED, PORT_RESTRICTED, RANDOM, SYMMETRIC
 
 LONG = bool(os.environ.get("HYPERLOG_LONG"))
 REPEATS = 5 if LONG else 1
-LABS = 4  # at a time, for each network
+LABS = 5  # at a time, for each network
 LOTTERY_TRIES = 3
 SLOWER = 1.5  # times as long as JavaScript's
 FLOOR = 1000.0  # ms
@@ -114,7 +115,9 @@ def fixture_results(request) -> Results:
     if len(wanted) < len(items):  # those without a case of their own look at all
         wanted.update(CASES)
     wanted |= {case.baseline for case in wanted if not case.baseline.is_lottery}
-    return trio.run(try_all, [case for case in CASES + RELAYED if case in wanted])
+    results = trio.run(try_all, [case for case in CASES + RELAYED if case in wanted])
+    request.config.stash[RESULTS] = results
+    return results
 
 
 def describe(case: Case, outcomes: Sequence[Outcome]) -> str:
