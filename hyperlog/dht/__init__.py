@@ -66,10 +66,11 @@ from hyperlog.dht.errors import (
     TooFewNodes,
 )
 from hyperlog.dht.holepunch.punches import PunchCounts, PunchStatistics
-from hyperlog.dht.hyperdht import DHT, DHTStatistics, open_dht
+from hyperlog.dht.hyperdht import DHT, DHTStatistics
 from hyperlog.dht.keys import KeyPair
 from hyperlog.dht.listener import Firewall, Listener, ListenerStatistics
 from hyperlog.dht.memory import MemoryStatistics
+from hyperlog.dht.opening import open_dht
 from hyperlog.dht.paths import RelayChoice
 from hyperlog.dht.pool import ConnectionPool
 from hyperlog.dht.publickey import decode_public_key, encode_address, encode_z32

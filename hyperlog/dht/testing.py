@@ -15,8 +15,9 @@ from typing import Any, Final
 import trio
 
 from hyperlog.dht.compact import Address
-from hyperlog.dht.hyperdht import DHT, open_dht
+from hyperlog.dht.hyperdht import DHT
 from hyperlog.dht.keys import KeyPair
+from hyperlog.dht.opening import open_dht
 from hyperlog.dht.simulation import SimHost, SimNetwork
 from hyperlog.dht.udp import SocketFactory, UDPSocket
 

@@ -15,9 +15,10 @@ from hyperlog.dht.commands.handshake import HandshakeInitiator, HandshakeRespond
 from hyperlog.dht.commands.messages import NoisePayload
 from hyperlog.dht.compact import Address
 from hyperlog.dht.connection import Connection
-from hyperlog.dht.hyperdht import DHT, open_dht
+from hyperlog.dht.hyperdht import DHT
 from hyperlog.dht.keys import KeyPair
 from hyperlog.dht.noise.secretstream import SecretStreamCore
+from hyperlog.dht.opening import open_dht
 from hyperlog.dht.simulation import SimNetwork
 from hyperlog.dht.sockets import SERVER, Sockets
 from hyperlog.dht.streams import UDXStream

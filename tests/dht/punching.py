@@ -34,8 +34,9 @@ from hyperlog.dht.constants import (
 )
 from hyperlog.dht.holepunch.payload import HolepunchPayload, SecurePayload
 from hyperlog.dht.holepunch.punches import PunchRecord
-from hyperlog.dht.hyperdht import DHT, open_dht
+from hyperlog.dht.hyperdht import DHT
 from hyperlog.dht.keys import KeyPair
+from hyperlog.dht.opening import open_dht
 from hyperlog.dht.rpc.messages import PING, decode_untrusted
 from hyperlog.dht.serverpunch import ServerPunch
 from hyperlog.dht.simnat import MAX_PORT, MIN_PORT, SimNat

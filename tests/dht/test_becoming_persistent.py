@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 
-from hyperlog.dht.hyperdht import open_dht
+from hyperlog.dht.opening import open_dht
 from hyperlog.dht.rpc.messages import node_id
 from hyperlog.dht.simnat import SimNat
 from hyperlog.dht.sockets import SERVER

@@ -12,8 +12,8 @@ import trio
 import trio.testing
 
 from hyperlog.dht.errors import KeyPairInUse, NodeDestroyed, PeerNotFound, TooFewNodes
-from hyperlog.dht.hyperdht import open_dht
 from hyperlog.dht.keys import KeyPair
+from hyperlog.dht.opening import open_dht
 from hyperlog.dht.testing import testnet
 from tests.dht.peers import sim_dht, sim_network
 from tests.interop.harness import js_echo

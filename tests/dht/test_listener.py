@@ -32,8 +32,8 @@ from hyperlog.dht.constants import (
 )
 from hyperlog.dht.errors import PeerConnectionFailed, RequestTimeout
 from hyperlog.dht.handshakes import MAX_HANDSHAKES
-from hyperlog.dht.hyperdht import open_dht
 from hyperlog.dht.keys import KeyPair, generic_hash
+from hyperlog.dht.opening import open_dht
 from hyperlog.dht.rpc.messages import Request
 from hyperlog.dht.sockets import SERVER
 from tests.dht.peers import new_stream, sim_dht, sim_network

@@ -11,8 +11,8 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hyperlog.dht.hyperdht import open_dht
 from hyperlog.dht.nodecache import MAX_FILE, MAX_NODES, NodeCache, _parse
+from hyperlog.dht.opening import open_dht
 from hyperlog.dht.testing import testnet
 
 GOOD = [("10.0.0.1", 49737), ("203.0.113.9", 1)]

@@ -17,7 +17,7 @@ from hyperlog.dht.errors import CannotHolepunch, RemoteNotHolepunchable
 from hyperlog.dht.holepunch.nat import Nat
 from hyperlog.dht.holepunch.puncher import MIN_BIRTHDAY_SOCKETS, PROBE, SPARED_SOCKETS, Strategy
 from hyperlog.dht.holepunch.punches import PunchRecord
-from hyperlog.dht.hyperdht import open_dht
+from hyperlog.dht.opening import open_dht
 from hyperlog.dht.punchsockets import PunchSockets
 from hyperlog.dht.udp import UDPSocket
 from tests.dht.peers import sim_dht

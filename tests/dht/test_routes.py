@@ -6,8 +6,8 @@ import pytest
 import trio
 
 from hyperlog.dht import routes as module
-from hyperlog.dht.handshaking import ROUTE_HEAD_START
 from hyperlog.dht.constants import PEER_HANDSHAKE, PEER_HOLEPUNCH
+from hyperlog.dht.handshaking import ROUTE_HEAD_START
 from hyperlog.dht.keys import KeyPair
 from hyperlog.dht.simnat import SimNat
 from hyperlog.dht.sockets import LINGER

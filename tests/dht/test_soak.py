@@ -20,8 +20,9 @@ import pytest
 import trio
 
 from hyperlog.dht.errors import DHTError
-from hyperlog.dht.hyperdht import DHT, open_dht
+from hyperlog.dht.hyperdht import DHT
 from hyperlog.dht.listener import Listener
+from hyperlog.dht.opening import open_dht
 from hyperlog.dht.rpc.messages import ADDRESS_CACHE, node_id, pack_address, unpack_address
 from hyperlog.dht.testing import Testnet, testnet
 from tests.dht.peers import LONG

@@ -15,8 +15,8 @@ from hyperlog.dht.errors import (
     StreamTimeout,
     Suspended,
 )
-from hyperlog.dht.hyperdht import open_dht
 from hyperlog.dht.keys import KeyPair
+from hyperlog.dht.opening import open_dht
 from hyperlog.dht.sockets import CLIENT, SERVER
 from hyperlog.dht.surroundings import Surroundings
 from hyperlog.dht.testing import testnet

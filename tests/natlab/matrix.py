@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 
 import trio
 
-from hyperlog.dht.hyperdht import raise_only_leaf
+from hyperlog.dht.opening import raise_only_leaf
 from tests.natlab.drivers import JAVASCRIPT, LANGUAGES, CommandFailed, Driver, keep_driver
 from tests.natlab.lab import NODE_HOSTS, RELAY_HOST, Lab, open_lab
 from tests.natlab.nats import FORWARDED, KINDS, NATS, OPEN, PORT_RESTRICTED, RANDOM, WITHOUT_NAT
