@@ -24,7 +24,6 @@ lab is opened.
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import heapq
 import itertools
 import json
@@ -34,6 +33,7 @@ import shutil
 import socket
 import struct
 import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -68,6 +68,8 @@ _numbers = itertools.count()
 
 def why_no_lab() -> str | None:
     """The reason why there can be no lab here, None if there can."""
+    if sys.platform != "linux":
+        return "network namespaces are Linux's"
     if os.geteuid() != 0:
         return "network namespaces need root"
     for program, package in ("ip", "iproute2"), ("nft", "nftables"), ("conntrack", "conntrack"):
@@ -293,6 +295,8 @@ def _up(device: str, address: str) -> list[str]:
 
 def _tap(namespace: str, name: str, stack: ExitStack) -> int:
     """An Ethernet device in a namespace; gives the end that this process reads and writes."""
+    import fcntl  # not there on every system on which this module is looked at
+
     first_name = f"{PREFIX[:2]}{os.getpid()}t{next(_numbers)}"
     device = os.open(TUN, os.O_RDWR | os.O_NONBLOCK)
     stack.callback(os.close, device)

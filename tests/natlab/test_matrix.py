@@ -88,12 +88,14 @@ RELAYED = [
 
 
 def is_a_race(case: Case) -> bool:
-    """Whether JavaScript peers now connect and now do not.
+    """Whether JavaScript alone now connects and now does not.
 
-    They find out meanwhile whether the server's port is open to the internet. Once it knows that, a
-    client is told of its public address only, which behind the same router leads nowhere.
+    Both find out meanwhile whether the server's port is open to the internet. Once it knows that, a
+    client is told of its public address only, which behind the same router leads nowhere. A Python
+    peer at either end tries the local address all the same.
     """
-    return (case.server_nat, case.client_nat) == (FORWARDED, SAME_NAT)
+    alone = (case.server, case.client) == (JAVASCRIPT, JAVASCRIPT)
+    return alone and (case.server_nat, case.client_nat) == (FORWARDED, SAME_NAT)
 
 
 async def try_all(cases: Sequence[Case]) -> Results:
