@@ -16,7 +16,7 @@ from hyperlog.dht.rpc.messages import node_id, pack_address
 __all__ = ["Node", "Table", "distance", "is_stray"]
 
 ID_BITS: Final = 256
-MAX_ORDERS: Final = 512  # answers of closest_packed that are kept, of about 150 bytes each
+MAX_ORDERS: Final = 4096  # answers of closest_packed that are kept, of about 150 bytes each
 
 
 # Nodes of a test network that got into the public one by accident, hyperdht index.js `filterNode`.
