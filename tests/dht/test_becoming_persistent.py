@@ -139,7 +139,7 @@ async def test_a_router_that_gets_another_address_is_noticed_though_no_interface
             net.network.detach_gateway(OUTSIDE)
             nat.outside_host = "77.0.0.2"
             net.network.attach_gateway("77.0.0.2", nat)
-            for _ in range(18):  # rounds of pings to the table come every 40 s, and not to all
+            for _ in range(12):  # three rounds of pings, each to two to five of the six nodes
                 await trio.sleep(10)
                 if node.node.statistics().nat_host == "77.0.0.2":
                     break
