@@ -120,6 +120,7 @@ class DHT:
         self._suspending = trio.Lock()
         self._attempts: set[trio.CancelScope] = set()
         node.on_request = self._on_request
+        node.answer_at_once(self._store.reads)
         node.on_network_change = self._refresh_announcements
         node.on_disruption = self._survive_disruption
         sockets.on_volume = self.memory.check

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -45,7 +45,7 @@ from hyperlog.dht.rpc.events import (
 from hyperlog.dht.rpc.messages import DELAYED_PING, PING, UNKNOWN_COMMAND, Response
 from hyperlog.dht.rpc.query import DEFAULT_CONCURRENCY, Reply
 from hyperlog.dht.rpc.requests import DEFAULT_RETRIES, DEFAULT_TIMEOUT, PendingRequest
-from hyperlog.dht.rpc.responder import DELAY_MS, MAX_PING_DELAY
+from hyperlog.dht.rpc.responder import DELAY_MS, MAX_PING_DELAY, Read
 from hyperlog.dht.rpc.tally import Tallies
 from hyperlog.dht.sockets import Sockets
 from hyperlog.dht.surroundings import Surroundings
@@ -126,7 +126,8 @@ class RPCNode:
         self.bootstrapped = trio.Event()
         """Set when the first search for nodes is over, even if nobody answered (see statistics)."""
         self.on_request: Callable[[IncomingRequest], bool] = lambda request: False
-        """Called with each user command; False leaves it to be answered with UNKNOWN_COMMAND."""
+        """Called with each user command that is not answered at once (see there); False leaves
+        it to be answered with UNKNOWN_COMMAND."""
         self.on_network_change: Callable[[], None] = lambda: None
         """Called when our address, our reachability or the network's health has changed."""
         self.on_disruption: Callable[[], None] = lambda: None
@@ -208,6 +209,14 @@ class RPCNode:
     def table_size(self) -> int:
         """Nodes in our table."""
         return len(self._core.table)
+
+    def answer_at_once(self, reads: Mapping[int, Read]) -> None:
+        """Answer user commands that only read without `on_request` where that is possible.
+
+        `reads` are called with target and value of the request and the time in seconds, and give
+        the value of the answer; see RPCCore.answer_at_once.
+        """
+        self._core.answer_at_once(reads)
 
     def statistics(self) -> RPCStatistics:
         core = self._core

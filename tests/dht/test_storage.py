@@ -37,6 +37,7 @@ def lie(node, answers):
         request.reply(**answers[request.command])
         return True
 
+    node.node.answer_at_once({})
     node.node.on_request = on_request
 
 
@@ -192,6 +193,7 @@ async def test_a_token_that_ran_out_is_replaced(autojump_clock):
                         tickets._rotate(tickets._rotate_at)
                 return handled
 
+            node.node.answer_at_once({})
             node.node.on_request = on_request
 
         for node in net.nodes:

@@ -8,6 +8,7 @@ Wire: docs/protocol/hyperdht.md sections 2 and 5; hyperdht index.js `onrequest`.
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import Final
 
 from hyperlog.dht.commands.announcements import Announcements
@@ -24,11 +25,19 @@ from hyperlog.dht.constants import (
     PLUGIN,
     UNANNOUNCE,
 )
+from hyperlog.dht.errors import RemoteProtocolError
 
 __all__ = ["SERVED", "Store"]
 
 SERVED: Final = frozenset(range(FIND_PEER, PLUGIN + 1))
 """Commands that `Store.handle` knows; any other is an unknown command of this node."""
+
+Read = Callable[[bytes, bytes | None, float], bytes | None]
+"""Value of the answer, from target and value of a request and the time.
+
+Raises:
+    RemoteProtocolError: the request's value is not as it should be; it gets no answer.
+"""
 
 
 class Store:
@@ -40,8 +49,15 @@ class Store:
     """
 
     def __init__(self, router: Router, *, rng: random.Random) -> None:
-        self.announcements = Announcements(router, rng=rng)
-        self.values = Values()
+        self.announcements = announcements = Announcements(router, rng=rng)
+        self.values = values = Values()
+        self.reads: dict[int, Read] = {
+            FIND_PEER: lambda target, value, now: announcements.find_peer(target, now),
+            LOOKUP: lambda target, value, now: announcements.lookup(target, now),
+            MUTABLE_GET: values.get_mutable_untrusted,
+            IMMUTABLE_GET: lambda target, value, now: values.get_immutable(target, now),
+        }
+        """The commands that change nothing; their answers carry a ticket and closer nodes."""
 
     def handle(
         self, request: CommandRequest, node_id: bytes, *, now: float, unix_time: float
@@ -54,25 +70,21 @@ class Store:
             unix_time: seconds since 1970, to judge a peer's `bump`.
         """
         command, target = request.command, request.target
-        if command == FIND_PEER:
+        if command in self.reads:
             if target is None:
                 return None
-            return Reply(self.announcements.find_peer(target, now), closer_nodes=True, token=True)
-        if command == LOOKUP:
-            if target is None:
+            try:
+                value = self.reads[command](target, request.value, now)
+            except RemoteProtocolError:
                 return None
-            return Reply(self.announcements.lookup(target, now), closer_nodes=True, token=True)
+            return Reply(value, closer_nodes=True, token=True)
         if command in (ANNOUNCE, UNANNOUNCE):
             taken = self.announcements.receive_untrusted(
                 request, node_id, now=now, unix_time=unix_time
             )
             return Reply(None) if taken else None
-        if command == MUTABLE_GET:
-            return self.values.get_mutable_untrusted(request, now)
         if command == MUTABLE_PUT:
             return self.values.put_mutable_untrusted(request, now)
-        if command == IMMUTABLE_GET:
-            return self.values.get_immutable(request, now)
         if command == IMMUTABLE_PUT:
             return self.values.put_immutable_untrusted(request, now)
         # Compat: of a plugin that it does not have, hyperdht 6.34.0 lib/persistent.js says nothing.

@@ -20,7 +20,7 @@ from hyperlog.dht.commands.messages import MutableGet, MutablePut, verify_mutabl
 from hyperlog.dht.commands.router import CommandRequest, Reply
 from hyperlog.dht.compact import Reader
 from hyperlog.dht.constants import SEQ_REUSED, SEQ_TOO_LOW
-from hyperlog.dht.errors import RemoteProtocolError
+from hyperlog.dht.errors import RemoteProtocolError, Truncated
 from hyperlog.dht.keys import generic_hash
 
 __all__ = ["MAX_STORED_SIZE", "Values"]
@@ -58,20 +58,21 @@ class Values:
     def __len__(self) -> int:
         return len(self._mutable) + len(self._immutable)
 
-    def get_mutable_untrusted(self, request: CommandRequest, now: float) -> Reply | None:
-        """The answer to MUTABLE_GET: the value, unless its number is below the one asked for."""
-        if request.target is None or not request.value:
-            return None
-        seq = request.value[0]
+    def get_mutable_untrusted(self, target: bytes, value: bytes | None, now: float) -> bytes | None:
+        """What MUTABLE_GET is answered: an encoded MutableGet, or None.
+
+        `value` is that of the request, the lowest sequence number that counts.
+
+        Raises:
+            Truncated: there is no whole number in it; such a request gets no answer.
+        """
+        if not value:
+            raise Truncated("no sequence number")
+        seq = value[0]
         if seq > 0xFC:  # not one of the short ones that nearly everybody sends
-            try:
-                seq = Reader(request.value).uint()
-            except RemoteProtocolError:
-                return None
-        stored = self._mutable.get(request.target, now)
-        if stored is None or stored[0] < seq:
-            return _answer(None)
-        return _answer(stored[1])
+            seq = Reader(value).uint()
+        stored = self._mutable.get(target, now)
+        return stored[1] if stored is not None and stored[0] >= seq else None
 
     def put_mutable_untrusted(self, request: CommandRequest, now: float) -> Reply | None:
         """The answer to MUTABLE_PUT; one with an error tells that the number is spent.
@@ -102,13 +103,11 @@ class Values:
             if put.seq < latest.seq:
                 return Reply(None, closer_nodes=True, error=SEQ_TOO_LOW)
         self._mutable.set(target, (put.seq, encoded), now)
-        return _answer(None)
+        return Reply(None, closer_nodes=True, token=True)
 
-    def get_immutable(self, request: CommandRequest, now: float) -> Reply | None:
-        """The answer to IMMUTABLE_GET."""
-        if request.target is None:
-            return None
-        return _answer(self._immutable.get(request.target, now))
+    def get_immutable(self, target: bytes, now: float) -> bytes | None:
+        """The value that has this hash, or None."""
+        return self._immutable.get(target, now)
 
     def put_immutable_untrusted(self, request: CommandRequest, now: float) -> Reply | None:
         """The answer to IMMUTABLE_PUT."""
@@ -118,11 +117,7 @@ class Values:
         if len(value) > MAX_STORED_SIZE or generic_hash(value) != target:
             return None
         self._immutable.set(target, value, now)
-        return _answer(None)
-
-
-def _answer(value: bytes | None) -> Reply:
-    return Reply(value, closer_nodes=True, token=True)
+        return Reply(None, closer_nodes=True, token=True)
 
 
 def _size_of_mutable(target: bytes, entry: tuple[int, bytes]) -> int:

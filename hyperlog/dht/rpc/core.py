@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from hyperlog.dht.compact import Address
@@ -44,7 +44,6 @@ from hyperlog.dht.rpc.messages import (
     Request,
     Response,
     decode_untrusted,
-    is_bare_ping,
     node_id,
 )
 from hyperlog.dht.rpc.neighbours import PING_EVERY, Neighbours
@@ -59,7 +58,7 @@ from hyperlog.dht.rpc.requests import (
     Responded,
     Slow,
 )
-from hyperlog.dht.rpc.responder import Responder
+from hyperlog.dht.rpc.responder import Read, Responder
 from hyperlog.dht.rpc.table import Node, Table
 from hyperlog.dht.rpc.tally import Tallies
 from hyperlog.dht.rpc.tickets import Tickets
@@ -189,6 +188,13 @@ class RPCCore:
         """Addresses for a search for `target`; the bootstrap nodes too when we know few others."""
         return self._neighbours.to_start_from(target, count)
 
+    def answer_at_once(self, reads: Mapping[int, Read]) -> None:
+        """While we show an id, answer these user commands of nodes without one by `reads`.
+
+        They become no event then. Others that carry the same commands do, as before.
+        """
+        self._responder.reads = reads
+
     def remember(self, addresses: Iterable[Address]) -> None:
         """Nodes known from earlier, at most 64; the bootstrap nodes have company in them."""
         self._neighbours.remember(addresses)
@@ -218,8 +224,7 @@ class RPCCore:
         if not address[1]:
             self.malformed += 1
             return
-        if is_bare_ping(data):
-            self._responder.answer_bare_ping(data, address, socket)
+        if self._responder.answer_bare(data, address, socket, now):
             return
         try:
             message = decode_untrusted(data)

@@ -6,10 +6,12 @@ Spec: docs/protocol/dht-rpc.md section 4; dht-rpc index.js `_onrequest`, lib/io.
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable, Mapping
 from heapq import heappop, heappush
 from typing import Final
 
 from hyperlog.dht.compact import Address
+from hyperlog.dht.errors import RemoteProtocolError
 from hyperlog.dht.rpc.events import RequestReceived
 from hyperlog.dht.rpc.identity import Identity
 from hyperlog.dht.rpc.messages import (
@@ -22,19 +24,28 @@ from hyperlog.dht.rpc.messages import (
     UNKNOWN_COMMAND,
     Request,
     encode_response,
+    is_bare_ping,
+    read_bare_query,
     unpack_address,
 )
 from hyperlog.dht.rpc.neighbours import Neighbours
 from hyperlog.dht.rpc.tally import Tallies
 from hyperlog.dht.rpc.tickets import Tickets
 
-__all__ = ["DELAY_MS", "MAX_PING_DELAY", "PORT", "Responder"]
+__all__ = ["DELAY_MS", "MAX_PING_DELAY", "PORT", "Read", "Responder"]
 
 MAX_PING_DELAY: Final = 10.0  # s
 MAX_DELAYED_PINGS: Final = 256
 
 PORT: Final = struct.Struct("<H")
 DELAY_MS: Final = struct.Struct("<I")
+
+Read = Callable[[bytes, bytes | None, float], bytes | None]
+"""Value of the answer to a user command, from target and value of the request and the time.
+
+Raises:
+    RemoteProtocolError: the request's value is not as it should be; it gets no answer.
+"""
 
 
 class Responder:
@@ -48,6 +59,7 @@ class Responder:
         self._delayed: list[tuple[float, int, RequestReceived]] = []
         self._delayed_count = 0
         self.tallies = Tallies()
+        self.reads: Mapping[int, Read] = {}
 
     def datagrams_to_send(self) -> list[tuple[int, Address, bytes]]:
         datagrams, self._outbox = self._outbox, []
@@ -73,16 +85,44 @@ class Responder:
         self.reply(event, None, error=INVALID_TOKEN, now=now)
         return True
 
-    def answer_bare_ping(self, data: bytes, address: Address, socket: int) -> None:
-        """Answer a datagram that `is_bare_ping`."""
-        id = self._identity.id_on(socket)
+    def answer_bare(self, data: bytes, address: Address, socket: int, now: float) -> bool:
+        """Answer a datagram if it is a ping or a query of a node that shows no id.
+
+        They are most of what comes in, and can be answered without being decoded as a whole. False
+        leaves the datagram to be treated like any other.
+        """
+        ticket = value = None
+        closer_nodes = b""
+        if is_bare_ping(data):
+            tally = self.tallies.internal[PING]
+        else:
+            query = read_bare_query(data)
+            if query is None:
+                return False
+            command, internal, target, value = query
+            if internal:
+                if command != FIND_NODE:
+                    return False
+                tally = self.tallies.internal[FIND_NODE]
+                value = None
+            else:
+                if command not in self.reads or self._identity.ephemeral:
+                    return False
+                tally = self.tallies.of(command, internal=False)
+                try:
+                    value = self.reads[command](target, value, now)
+                except RemoteProtocolError:
+                    tally.received += 1
+                    return True
+                ticket = self._tickets.issue(address[0], now)
+            closer_nodes = self._neighbours.table.closest_packed(target)
         tid = data[2] | data[3] << 8
-        self._outbox.append(
-            (socket, address, encode_response(tid, address, id, None, b"", 0, None))
-        )
-        tally = self.tallies.internal[PING]
+        id = self._identity.id_on(socket)
+        datagram = encode_response(tid, address, id, ticket, closer_nodes, 0, value)
+        self._outbox.append((socket, address, datagram))
         tally.received += 1
         tally.answered += 1
+        return True
 
     def answer(self, event: RequestReceived, now: float) -> None:
         """Answer an internal command; one that lacks what it needs gets no answer."""

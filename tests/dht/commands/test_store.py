@@ -57,6 +57,11 @@ def test_what_is_not_there_is_answered_with_closer_nodes_and_a_token(store, comm
     assert ask(store, command, None, value) is None
 
 
+@pytest.mark.parametrize("value", [None, b"", b"\xfd\1"])
+def test_a_get_without_a_sequence_number_gets_no_answer(store, value):
+    assert ask(store, MUTABLE_GET, value=value) is None
+
+
 def test_commands_work_on_one_store(store):
     ask(store, IMMUTABLE_PUT, value=b"value")
     assert ask(store, IMMUTABLE_GET).value == b"value"

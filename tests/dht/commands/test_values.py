@@ -9,13 +9,12 @@ from hyperlog.dht.commands.router import Reply
 from hyperlog.dht.commands.values import MAX_AGE, MAX_STORED_SIZE, Values
 from hyperlog.dht.compact import Writer
 from hyperlog.dht.constants import (
-    IMMUTABLE_GET,
     IMMUTABLE_PUT,
-    MUTABLE_GET,
     MUTABLE_PUT,
     SEQ_REUSED,
     SEQ_TOO_LOW,
 )
+from hyperlog.dht.errors import RemoteProtocolError
 from hyperlog.dht.keys import KeyPair, generic_hash
 from hyperlog.dht.rpc.messages import Response
 
@@ -49,10 +48,9 @@ class Node:
         return self.put_raw(put.encode(), generic_hash(owner.public_key))
 
     def get(self, seq=0, target=TARGET):
-        request = Request(MUTABLE_GET, target, Writer().uint(seq).finish(), None)
-        reply = self.values.get_mutable_untrusted(request, self.now)
-        assert (reply.token, reply.closer_nodes, reply.error) == (True, True, 0)
-        return reply.value and MutableGet.decode_untrusted(reply.value)
+        lowest = Writer().uint(seq).finish()
+        value = self.values.get_mutable_untrusted(target, lowest, self.now)
+        return value and MutableGet.decode_untrusted(value)
 
     def put_immutable(self, value, target=None, token=TOKEN):
         target = generic_hash(value) if target is None else target
@@ -60,9 +58,7 @@ class Node:
         return self.values.put_immutable_untrusted(request, self.now)
 
     def get_immutable(self, target):
-        reply = self.values.get_immutable(Request(IMMUTABLE_GET, target, token=None), self.now)
-        assert (reply.token, reply.closer_nodes, reply.error) == (True, True, 0)
-        return reply.value
+        return self.values.get_immutable(target, self.now)
 
 
 @pytest.fixture
@@ -123,13 +119,12 @@ def test_incomplete_requests_get_no_answer(node):
     for size in range(len(good)):
         assert node.put_raw(good[:size]) is None
     assert node.put(b"") is None
-    for target, value in ((None, b"\0"), (TARGET, None), (TARGET, b""), (TARGET, b"\xfd\1")):
-        request = Request(MUTABLE_GET, target, value)
-        assert node.values.get_mutable_untrusted(request, 0.0) is None
+    for value in (None, b"", b"\xfd\1"):
+        with pytest.raises(RemoteProtocolError):
+            node.values.get_mutable_untrusted(TARGET, value, 0.0)
     assert node.put_immutable(b"value", token=None) is None
     assert node.put_immutable(b"value", target=bytes(32)) is None
     assert node.values.put_immutable_untrusted(Request(IMMUTABLE_PUT, TARGET), 0.0) is None
-    assert node.values.get_immutable(Request(IMMUTABLE_GET, None), 0.0) is None
     assert len(node.values) == 0
 
 
@@ -181,8 +176,10 @@ def test_bytes_of_a_stranger_are_never_stored(value):
     node = Node()
     assert node.put_raw(value) is None
     assert node.put_immutable(value, target=TARGET) is None
-    reply = node.values.get_mutable_untrusted(Request(MUTABLE_GET, TARGET, value), 0.0)
-    assert reply is None or reply.value is None
+    try:
+        assert node.values.get_mutable_untrusted(TARGET, value, 0.0) is None
+    except RemoteProtocolError:
+        pass
     assert len(node.values) == 0
 
 

@@ -18,6 +18,7 @@ from hyperlog.dht.rpc.messages import (
     is_bare_ping,
     node_id,
     pack_address,
+    read_bare_query,
     unpack_address,
 )
 
@@ -209,6 +210,48 @@ def test_a_bare_ping_is_one_by_the_whole_decoder_too(data):
     if is_bare_ping(data):
         packet = decode_untrusted(data)
         assert packet == Request(packet.tid, packet.to, PING, internal=True)
+
+
+@given(
+    st.binary(max_size=60)
+    | st.tuples(
+        st.sampled_from([8, 12, 24, 28, 9, 10, 40]),
+        st.binary(min_size=8, max_size=8),
+        st.integers(0, 255),
+        st.binary(max_size=40),
+        st.binary(max_size=300),
+    ).map(lambda t: bytes((3, t[0])) + t[1] + bytes((t[2],)) + t[3] + t[4])
+)
+def test_a_bare_query_is_one_by_the_whole_decoder_too(data):
+    query = read_bare_query(data)
+    if query is not None:
+        packet = decode_untrusted(data)
+        command, internal, target, value = query
+        assert packet == Request(
+            packet.tid, packet.to, command, internal, target=target, value=value
+        )
+
+
+def test_what_nodes_without_an_id_search_by_is_a_bare_query():
+    address, target = ("10.0.0.1", 65535), bytes(range(32))
+    for command, internal, value in (
+        (FIND_NODE, True, None),
+        (3, False, None),
+        (0xFC, False, b""),
+        (7, False, b"v" * 0xFC),
+    ):
+        request = Request(0xFFFF, address, command, internal, target=target, value=value)
+        assert read_bare_query(request.encode()) == (command, internal, target, value)
+        assert read_bare_query(request.encode()[:-1]) is None
+    for other in (
+        Request(1, address, 3, id=bytes(32), target=target),
+        Request(1, address, 3, token=bytes(32), target=target),
+        Request(1, address, 3, value=bytes(40)),
+        Request(1, address, 0xFD, target=target),
+        Request(1, address, 3, target=target, value=bytes(0xFD)),
+        Response(1, address, value=bytes(40)),
+    ):
+        assert read_bare_query(other.encode()) is None
 
 
 def test_what_nodes_without_an_id_send_is_a_bare_ping():

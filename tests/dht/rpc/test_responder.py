@@ -1,9 +1,11 @@
 """Answers of an RPCCore to others, datagram by datagram."""
 
 import struct
+from dataclasses import replace
 
 import pytest
 
+from hyperlog.dht.errors import InvalidValue
 from hyperlog.dht.rpc.core import CLIENT_SOCKET, SERVER_SOCKET, TICK
 from hyperlog.dht.rpc.events import RequestReceived
 from hyperlog.dht.rpc.messages import (
@@ -124,6 +126,65 @@ def test_user_commands_become_events_and_are_answered_by_reply(core, events, ask
     response = decode_untrusted(data)
     assert (socket, to, response.to, response.value) == (5, PEER, PEER, b"answer")
     assert ask(core, 3, token=response.token) == []  # the ticket in it is good
+
+
+def read(target, value, now):
+    """Stands for a store."""
+    if value == b"bad":
+        raise InvalidValue("a value that the command does not take")
+    return None if value == b"none" else target[:4] + (value or b"") + b" at %d" % now
+
+
+@pytest.mark.parametrize("value", [None, b"", b"v", bytes(300), b"none", b"bad"])
+@pytest.mark.parametrize("socket", [SERVER_SOCKET, CLIENT_SOCKET])
+def test_what_is_answered_at_once_is_answered_as_by_an_event(core, events, ask, value, socket):
+    for number in range(30):
+        address = ("10.0.1.1", 1 + number)
+        ask(core, PING, internal=True, address=address, id=node_id(address))
+    events(core)
+    fields = {"target": TARGET, "value": value, "now": 2.0, "socket": socket}
+    assert ask(core, 3, **fields) == []
+    [event] = events(core)
+    by_event = []
+    if value != b"bad":
+        core.reply(event, read(TARGET, value, 2.0), now=2.0)
+        [(_, to, data)] = core.datagrams_to_send(2.0)
+        by_event = [(socket, to, decode_untrusted(data))]
+        assert len(by_event[0][2].closer_nodes) == 20
+
+    core.answer_at_once({3: read})
+    before = replace(core.tallies.user[3])
+    at_once = ask(core, 3, **fields)
+    if value == bytes(300):  # longer than what is looked at before it is decoded
+        assert at_once == []
+        assert len(events(core)) == 1
+        return
+    assert at_once == by_event
+    assert events(core) == []
+    after = core.tallies.user[3]
+    assert after.received == before.received + 1
+    assert after.answered == before.answered + (value != b"bad")
+
+
+def test_only_bare_requests_to_a_node_with_an_id_are_answered_at_once(make_core, events, ask):
+    core = make_core()
+    core.bootstrap([], 0.0)
+    core.answer_at_once({3: read})
+    [(_, _, response)] = ask(core, 3, target=TARGET)
+    events(core)
+    for fields in (
+        {"command": 4, "target": TARGET},
+        {"command": 3},
+        {"command": 3, "target": TARGET, "token": response.token},
+        {"command": 3, "target": TARGET, "id": node_id(PEER)},
+    ):
+        assert ask(core, **fields) == []
+        assert [type(event) for event in events(core)] == [RequestReceived]
+
+    ephemeral = make_core(outside_address=None)
+    ephemeral.answer_at_once({3: read})
+    assert ask(ephemeral, 3, target=TARGET) == []
+    assert RequestReceived in [type(event) for event in events(ephemeral)]
 
 
 def test_a_reply_can_go_elsewhere_from_another_socket(core, events, ask):
