@@ -68,10 +68,16 @@ class Held:
 
 
 def fill_address_caches() -> None:
-    """The process keeps the addresses that it met of late: it takes hours to meet so many."""
+    """The process keeps the addresses that it met of late: it takes hours to meet so many.
+
+    Each cache gets keys of its own, made like those of datagrams: sharing them, or ports that Python
+    has ready, would take half of the memory that the addresses met later take in their place.
+    """
     for number in range(ADDRESS_CACHE):
-        address = (f"10.0.{number >> 8}.{number & 255}", 1)
-        node_id(unpack_address(pack_address(address)))
+        high, low = divmod(number, 256)
+        pack_address((f"10.0.{high}.{low}", 1024 + number))
+        node_id((f"10.0.{high}.{low}", 1024 + number))
+        unpack_address(bytes((10, 0, high, low, 0, 4)))
 
 
 def held() -> Held:

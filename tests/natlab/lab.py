@@ -48,6 +48,7 @@ RELAY_HOST = "5.9.90.1"
 PUBLIC_HOSTS = {"public1": "5.9.91.1", "public2": "5.9.92.1"}
 ROUTERS = {"left": "5.9.101.1", "right": "5.9.102.1"}
 INSIDE = {"left": "192.168.1.10", "left2": "192.168.1.11", "right": "192.168.1.20"}
+INSIDE6 = {"left": "fd00:9::10", "left2": "fd00:9::11", "right": "fd00:9::20"}
 SITE_OF = {"left": "left", "left2": "left", "right": "right"}
 HOSTS = (*INSIDE, *PUBLIC_HOSTS, "relay")
 
@@ -214,14 +215,21 @@ class Lab:
         listed = json.loads(_run(*command, "probes"))["nftables"]
         return next(item["counter"]["packets"] for item in listed if "counter" in item)
 
-    def isolate(self, site: str) -> None:
+    def isolate(self, site: str, *, ipv4_only: bool = False) -> None:
         """Keep the hosts of a site from each other, as the wireless network of a hotel does."""
+        kind = "meta protocol ip " if ipv4_only else ""
         self._nft(
             f"router-{site}",
             "table bridge isolation {\n  chain forward {\n"
             "    type filter hook forward priority 0; policy accept;\n"
-            '    iifname "h*" oifname "h*" drop\n  }\n}\n',
+            f'    iifname "h*" oifname "h*" {kind}drop\n  }}\n}}\n',
         )
+
+    def add_ipv6(self, site: str) -> None:
+        """Give the hosts of a site addresses of one IPv6 network, which leads nowhere else."""
+        for host, address in INSIDE6.items():
+            if SITE_OF[host] == site:
+                _batch(self.namespace(host), f"addr add {address}/64 dev eth nodad")
 
 
 def _enter(namespace: int) -> None:
