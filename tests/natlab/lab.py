@@ -10,7 +10,8 @@
 
 The addresses look public, since peers pass over those that are reserved; nothing of all this is
 seen outside of the namespaces. Both sites use the same private network, as homes do. As on the
-internet, a packet with a TTL of 5 leaves the sender's router and arrives nowhere.
+internet, a packet with a TTL of 5 leaves the sender's router and arrives nowhere. A lab may be
+built with the router of a provider before that of a site (`carriers`).
 
     async with open_lab() as lab:
         lab.set_nat("left", SYMMETRIC)
@@ -34,7 +35,7 @@ import socket
 import struct
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,6 +52,8 @@ INSIDE = {"left": "192.168.1.10", "left2": "192.168.1.11", "right": "192.168.1.2
 INSIDE6 = {"left": "fd00:9::10", "left2": "fd00:9::11", "right": "fd00:9::20"}
 SITE_OF = {"left": "left", "left2": "left", "right": "right"}
 HOSTS = (*INSIDE, *PUBLIC_HOSTS, "relay")
+CARRIER, CUSTOMER = "100.64.0.1", "100.64.0.2"
+"""A provider's router on its inside, and the outside of a site's router behind it (RFC 6598)."""
 
 PREFIX = "hlnat"
 HOPS = 5  # a packet needs a larger TTL to get anywhere, counted before the router takes one
@@ -150,6 +153,8 @@ class Lab:
     """by site; empty unless the lab has `bad_uplinks`"""
     kinds: dict[str, str] = field(default_factory=dict)
     """by site: the NAT that its router does"""
+    carriers: Collection[str] = ()
+    """the sites whose routers are behind another one, their provider's"""
     _sockets: list[socket.socket] = field(default_factory=list)
 
     def namespace(self, place: str) -> str:
@@ -186,8 +191,15 @@ class Lab:
         """
         self.kinds[site] = kind
         host = INSIDE[inside or site]
-        self._nft(f"router-{site}", rules(kind, outside=ROUTERS[site], inside=host))
+        outside = CUSTOMER if site in self.carriers else ROUTERS[site]
+        self._nft(f"router-{site}", rules(kind, outside=outside, inside=host))
         self.forget_mappings(site)
+
+    def set_carrier_nat(self, site: str, kind: str) -> None:
+        """The same for the router of the provider of a site, of whose `carriers` it is one."""
+        carrier = f"carrier-{site}"
+        self._nft(carrier, rules(kind, outside=ROUTERS[site], inside=CUSTOMER))
+        _run(*self.inside(carrier), "conntrack", "-F")
 
     def forget_mappings(self, site: str) -> None:
         """What a router does that restarts, or gets another address for its customers' packets."""
@@ -246,7 +258,8 @@ def _batch(namespace: str, *lines: str) -> None:
 def _build(lab: Lab, stack: ExitStack, *, bad_uplinks: bool) -> dict[str, tuple[int, int]]:
     """Make everything; gives by site the two devices of a bad uplink."""
     routers = [f"router-{site}" for site in ROUTERS]
-    for place in ("net", *routers, *HOSTS):
+    carriers = [f"carrier-{site}" for site in lab.carriers]
+    for place in ("net", *routers, *carriers, *HOSTS):
         _run("ip", "netns", "add", lab.namespace(place))
         stack.callback(_run, "ip", "netns", "del", lab.namespace(place))
     devices: dict[str, tuple[int, int]] = {}
@@ -254,11 +267,12 @@ def _build(lab: Lab, stack: ExitStack, *, bad_uplinks: bool) -> dict[str, tuple[
     lines = ["link set lo up", "link add name br0 type bridge", "link set br0 up"]
     lines += [f"addr add {host}/16 dev br0" for host in NODE_HOSTS]
     for site in ROUTERS:
+        outermost = f"carrier-{site}" if site in lab.carriers else f"router-{site}"
         if bad_uplinks:
-            router = lab.namespace(f"router-{site}")
+            router = lab.namespace(outermost)
             devices[site] = (_tap(router, "wan", stack), _tap(net, f"u{site}", stack))
         else:
-            lines.append(_veth(lab, f"u{site}", f"router-{site}", "wan"))
+            lines.append(_veth(lab, f"u{site}", outermost, "wan"))
         lines += [f"link set u{site} master br0", f"link set u{site} up"]
     for host in (*PUBLIC_HOSTS, "relay"):
         lines.append(_veth(lab, f"u{host}", host, "eth"))
@@ -276,7 +290,11 @@ def _build(lab: Lab, stack: ExitStack, *, bad_uplinks: bool) -> dict[str, tuple[
     for site, outside in ROUTERS.items():
         router = lab.namespace(f"router-{site}")
         inside = [host for host in INSIDE if SITE_OF[host] == site]
-        lines = [*_up("wan", f"{outside}/16"), "link add name lan type bridge"]
+        lines = _up("wan", f"{outside}/16")
+        if site in lab.carriers:
+            _build_carrier(lab, site)
+            lines = [*_up("wan", f"{CUSTOMER}/24"), f"route add default via {CARRIER}"]
+        lines.append("link add name lan type bridge")
         lines += ["addr add 192.168.1.1/24 dev lan", "link set lan up"]
         for host in inside:
             lines += [_veth(lab, f"h{host}", host, "eth")]
@@ -291,6 +309,20 @@ def _build(lab: Lab, stack: ExitStack, *, bad_uplinks: bool) -> dict[str, tuple[
             )
         lab.set_nat(site, PORT_RESTRICTED)
     return devices
+
+
+def _build_carrier(lab: Lab, site: str) -> None:
+    """The router of a provider, between the internet and the router of a site."""
+    carrier = f"carrier-{site}"
+    _batch(
+        lab.namespace(carrier),
+        *_up("wan", f"{ROUTERS[site]}/16"),
+        _veth(lab, "lan", f"router-{site}", "wan"),
+        f"addr add {CARRIER}/24 dev lan",
+        "link set lan up",
+    )
+    _run(*lab.inside(carrier), "sysctl", "-qw", "net.ipv4.ip_forward=1")
+    lab.set_carrier_nat(site, PORT_RESTRICTED)
 
 
 def _veth(lab: Lab, name: str, place: str, peer: str) -> str:
@@ -342,14 +374,16 @@ async def _carry(uplink: Uplink, source: int, target: int, rng: random.Random) -
 
 
 @asynccontextmanager
-async def open_lab(*, bad_uplinks: bool = False, seed: int = 1) -> AsyncIterator[Lab]:
+async def open_lab(
+    *, bad_uplinks: bool = False, carriers: Collection[str] = (), seed: int = 1
+) -> AsyncIterator[Lab]:
     """Build a lab; `why_no_lab` tells whether that is possible here.
 
     With `bad_uplinks`, packets between the routers and the internet pass this process, which loses
-    and delays them as `Lab.uplinks` says.
+    and delays them as `Lab.uplinks` says. The sites in `carriers` are behind two routers.
     """
     sweep()
-    lab = Lab(f"{PREFIX}{os.getpid()}-{next(_numbers)}")
+    lab = Lab(f"{PREFIX}{os.getpid()}-{next(_numbers)}", carriers=carriers)
     with ExitStack() as stack:
         devices = _build(lab, stack, bad_uplinks=bad_uplinks)
         async with trio.open_nursery() as nursery:

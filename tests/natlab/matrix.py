@@ -8,7 +8,7 @@ of its own, several at a time, each case with fresh peers and with routers that 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
@@ -239,9 +239,11 @@ def path_of(opened: dict) -> str:
 
 
 @asynccontextmanager
-async def open_bench(network: str, *, bad_uplinks: bool = False) -> AsyncIterator[Bench]:
+async def open_bench(
+    network: str, *, bad_uplinks: bool = False, carriers: Collection[str] = ()
+) -> AsyncIterator[Bench]:
     """A laboratory with 8 nodes of one language."""
-    async with open_lab(bad_uplinks=bad_uplinks) as lab:
+    async with open_lab(bad_uplinks=bad_uplinks, carriers=carriers) as lab:
         try:
             async with trio.open_nursery() as nursery:
                 nodes = await nursery.start(keep_driver, lab, "net", network)
