@@ -185,8 +185,8 @@ class Sockets:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
-                for index in list(self._sockets):
-                    nursery.start_soon(self._receive_loop, index)
+                for index, sock in self._sockets.items():
+                    nursery.start_soon(self._receive_loop, index, sock)
                 task_status.started()
                 await self._pump()
         finally:
@@ -223,8 +223,8 @@ class Sockets:
             server.close()
             raise
         self._sockets = {SERVER: server, CLIENT: client}
-        for index in self._sockets:
-            self._nursery.start_soon(self._receive_loop, index)
+        for index, sock in self._sockets.items():
+            self._nursery.start_soon(self._receive_loop, index, sock)
         if self._host6 is not None:
             self.open_ipv6(self._host6)
 
@@ -254,12 +254,12 @@ class Sockets:
             raise RuntimeError("the node is not running")
         for port in (self.local_address(SERVER)[1], 0):
             try:
-                self._sockets[SERVER6] = UDP6Socket(host, port)
+                sock = self._sockets[SERVER6] = UDP6Socket(host, port)
             except OSError as err:
                 logger.debug("no IPv6 socket: %s", err)
             else:
                 self._host6 = host
-                self._nursery.start_soon(self._receive_loop, SERVER6)
+                self._nursery.start_soon(self._receive_loop, SERVER6, sock)
                 return True
         return False
 
@@ -278,10 +278,10 @@ class Sockets:
             raise RuntimeError("the node is not running")
         index = self._next_socket
         self._next_socket += 1
-        self._sockets[index] = self.bind(self.local_address(CLIENT)[0])
+        sock = self._sockets[index] = self.bind(self.local_address(CLIENT)[0])
         self._references[index] = 1
         self.on_probe[index] = on_probe
-        self._nursery.start_soon(self._receive_loop, index)
+        self._nursery.start_soon(self._receive_loop, index, sock)
         return index
 
     def bind(self, host: str) -> DatagramSocket:
@@ -500,10 +500,10 @@ class Sockets:
 
     # -- datagrams in -----------------------------------------------------------------------------
 
-    async def _receive_loop(self, index: int) -> None:
-        # A pool socket may be given back before this task first runs, and in the very moment in
-        # which it becomes readable.
-        while (sock := self._sockets.get(index)) is not None:
+    async def _receive_loop(self, index: int, sock: DatagramSocket) -> None:
+        # A socket may be closed before this task first runs, and in the very moment in which it
+        # becomes readable; `resume` may have another one in its place by then, with its own task.
+        while self._sockets.get(index) is sock:
             try:
                 await sock.wait_readable()
             except trio.ClosedResourceError:
@@ -511,7 +511,7 @@ class Sockets:
             handled = 0
             # More has come meanwhile when there is much to do, and asking the socket costs less
             # than a round of the scheduler.
-            while index in self._sockets and (batch := sock.receive_batch()):
+            while self._sockets.get(index) is sock and (batch := sock.receive_batch()):
                 self._dispatch(index, batch)
                 handled += len(batch)
                 if handled >= MAX_BATCH:

@@ -181,6 +181,24 @@ async def test_a_pool_socket_given_back_as_it_becomes_readable_does_no_harm(auto
             await echoes(left, right)
 
 
+async def test_sockets_bound_again_while_they_are_read_go_on_with_one_reader_each():
+    async with open_sockets() as (left, right):
+
+        def bind_again(_batch):
+            left.on_rpc = lambda batch: None
+            left.suspend()
+            left.resume()
+
+        left.on_rpc = bind_again
+        await trio.testing.wait_all_tasks_blocked()
+        right.send(SERVER, left.local_address(SERVER), b"\x03rpc")
+        with trio.fail_after(5):
+            while left.on_rpc is bind_again:  # noqa: ASYNC110 - nothing tells of it
+                await trio.sleep(0.001)
+        await trio.testing.wait_all_tasks_blocked()
+        await echoes(left, right)
+
+
 async def test_a_pool_socket_outlives_its_last_user_by_a_while_only(autojump_clock):
     async with sim_network() as network:
         factories = [network.host("1.1.1.1"), network.host("2.2.2.2")]
