@@ -206,6 +206,19 @@ async def test_a_peer_that_never_says_hello_is_forgotten(autojump_clock, through
         assert listener.statistics().accepted == 0
 
 
+async def test_a_stream_id_that_no_packet_can_carry_harms_nobody(autojump_clock):
+    async with sim_dht(5) as net:
+        node, listener = await add_echo_server(net)
+        connection = await (await net.add()).connect(listener.public_key)
+        stranger = Stranger(net.network)
+        for stream_id in (1 << 32, 1 << 63):
+            stranger.shake(node, listener, first_message(stream_id))
+        await trio.sleep(5)
+        assert listener.statistics().failed == 2
+        assert stranger.received() == []
+        await check_echo(connection)
+
+
 async def test_first_messages_of_garbage_get_no_answer_and_leave_nothing(autojump_clock):
     async with sim_dht(5) as net:
         node, listener = await add_echo_server(net)

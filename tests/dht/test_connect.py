@@ -216,10 +216,11 @@ async def test_a_server_that_dies_after_the_handshake_fails_in_bounded_time(auto
         ({"error": 1}, ServerError),
         ({"version": 2}, ServerIncompatible),
         ({"udx": False}, ServerError),
+        ({"payload": {"udx": UDXInfo(id=1 << 32)}}, PeerConnectionFailed),
         ({"noise": b""}, PeerConnectionFailed),
         ({"noise": b"x" * 200}, PeerConnectionFailed),
     ],
-    ids=["refuses", "other-version", "no-stream", "no-noise", "forged"],
+    ids=["refuses", "other-version", "no-stream", "no-such-stream", "no-noise", "forged"],
 )
 async def test_an_answer_that_is_none_says_so(options, expected, autojump_clock):
     async with sim_dht(4) as net:

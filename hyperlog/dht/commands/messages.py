@@ -17,7 +17,7 @@ from typing import Final
 
 from hyperlog.dht.compact import Address, Reader, Writer
 from hyperlog.dht.constants import ERROR_NONE, FIREWALL_UNKNOWN, MUTABLE_PUT
-from hyperlog.dht.errors import LocalProtocolError
+from hyperlog.dht.errors import InvalidValue, LocalProtocolError
 from hyperlog.dht.keys import generic_hash, namespace, sign, verify
 
 __all__ = [
@@ -251,6 +251,8 @@ class NoisePayload:
             reader.uint()
             features = reader.uint()
             payload.udx = UDXInfo(reader.uint(), reader.uint(), bool(features & 1))
+            if payload.udx.id >= 1 << 32:
+                raise InvalidValue(f"{payload.udx.id} is no UDX stream id")
         if flags & SECRET_STREAM:
             reader.uint()
             payload.secret_stream = True

@@ -306,7 +306,7 @@ SAMPLES = {
         ),
         addresses4=st.lists(addresses, max_size=3),
         addresses6=st.lists(addresses6, max_size=3),
-        udx=st.none() | st.builds(UDXInfo, uints, uints, st.booleans()),
+        udx=st.none() | st.builds(UDXInfo, st.integers(0, 2**32 - 1), uints, st.booleans()),
         secret_stream=st.booleans(),
         relay_through=st.none() | st.builds(RelayThrough, keys, keys),
         relay_addresses=st.none() | st.lists(addresses, max_size=3),
@@ -340,6 +340,13 @@ def test_messages_survive_the_wire_and_their_beginnings_do_not_crash(message, da
         struct.decode_untrusted(cut)
     except RemoteProtocolError:
         pass
+
+
+@pytest.mark.parametrize("number", [2**32, 2**64 - 1])
+def test_a_stream_id_that_no_packet_can_carry_is_refused(number):
+    wire = NoisePayload(udx=UDXInfo(id=number)).encode()
+    with pytest.raises(RemoteProtocolError, match="no UDX stream id"):
+        NoisePayload.decode_untrusted(wire)
 
 
 @given(st.sampled_from(list(SAMPLES)), st.binary(max_size=200))
