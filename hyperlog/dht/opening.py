@@ -59,6 +59,9 @@ async def open_dht(
     Raises:
         OSError: the port (with `exact_port`) or the address cannot be bound.
     """
+    node_cache = NodeCache(cache) if cache is not None else None
+    remembered = await trio.to_thread.run_sync(node_cache.load) if node_cache is not None else []
+    # Whatever is open from here on is closed by `run`: nothing may be waited for before it.
     opener = Sockets.open_exact if exact_port else Sockets.open
     sockets = opener(host, port, socket_factory)
     node = RPCNode(
@@ -77,11 +80,9 @@ async def open_dht(
         random_bytes=random_bytes,
         rng=random.Random(random_bytes(16)),
     )
+    node.remember(remembered)
     # The node outlives a cancellation of the caller by as long as it takes to withdraw.
     scope = trio.CancelScope()
-    node_cache = NodeCache(cache) if cache is not None else None
-    if node_cache is not None:
-        node.remember(await trio.to_thread.run_sync(node_cache.load))
 
     async def run(*, task_status: trio.TaskStatus[None]) -> None:
         with scope:

@@ -63,6 +63,19 @@ async def test_nodes_leave_no_descriptor_behind():
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="counts in /proc")
+async def test_a_start_that_is_cancelled_leaves_no_descriptor_behind(tmp_path):
+    gc.collect()
+    before = len(os.listdir("/proc/self/fd"))
+    for cache in (None, tmp_path / "nodes.json"):
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            async with open_dht(bootstrap=[], host="127.0.0.1", cache=cache):
+                await trio.lowlevel.checkpoint()
+        assert scope.cancelled_caught
+        assert len(os.listdir("/proc/self/fd")) == before
+
+
 async def test_closing_the_node_ends_its_connections_at_both_ends():
     async with testnet(3) as net, open_dht(bootstrap=net.bootstrap, host="127.0.0.1") as client:
         async with open_dht(bootstrap=net.bootstrap, host="127.0.0.1") as server:
