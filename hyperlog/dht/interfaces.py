@@ -89,33 +89,42 @@ def local_addresses(bound: Address) -> list[Address]:
 
 
 def interface_hosts() -> list[str]:
-    """The IPv4 addresses of this machine, loopback left out; empty without a network."""
+    """The IPv4 addresses of this machine, loopback left out.
+
+    Empty without a network, and when the system cannot be asked.
+    """
+    try:
+        hosts = hosts_at_a_glance()
+    except OSError:
+        hosts = []
     if sys.platform == "linux":
-        hosts = _linux_hosts()
-    else:
-        hosts = [_default_route_host()]
-        try:
-            hosts += [
-                str(info[4][0])
-                for info in socket.getaddrinfo(
-                    socket.gethostname(), None, socket.AF_INET, socket.SOCK_DGRAM
-                )
-            ]
-        except OSError:
-            pass
-    unique = dict.fromkeys(host for host in hosts if host and not host.startswith("127."))
-    return list(unique)
+        return hosts
+    try:
+        hosts += [
+            str(info[4][0])
+            for info in socket.getaddrinfo(
+                socket.gethostname(), None, socket.AF_INET, socket.SOCK_DGRAM
+            )
+        ]
+    except OSError:
+        pass
+    return _without_loopback(hosts)
 
 
 def hosts_at_a_glance() -> list[str]:
     """Some or all of `interface_hosts`, found without a name service, which may take seconds.
 
     Enough to see that something has changed.
+
+    Raises:
+        OSError: the system cannot be asked: this process has too many files open.
     """
-    if sys.platform == "linux":
-        return interface_hosts()
-    host = _default_route_host()
-    return [host] if host else []
+    return _without_loopback(_linux_hosts() if sys.platform == "linux" else [_default_route_host()])
+
+
+def _without_loopback(hosts: Sequence[str]) -> list[str]:
+    """Each of the others once."""
+    return list(dict.fromkeys(host for host in hosts if host and not host.startswith("127.")))
 
 
 def _linux_hosts() -> list[str]:

@@ -26,6 +26,7 @@ class Surroundings:
 
     def __init__(self, bound_host: Callable[[], str], now: float) -> None:
         self._bound_host = bound_host
+        self._hosts: frozenset[str] = frozenset()
         self._hosts = self._find_hosts()
         self._lead = wall_clock() - now
         self._look_at = now + LOOK_INTERVAL
@@ -60,7 +61,13 @@ class Surroundings:
 
     def _find_hosts(self) -> frozenset[str]:
         host = self._bound_host()
-        return frozenset(hosts_at_a_glance()) if host == "0.0.0.0" else frozenset({host})
+        if host != "0.0.0.0":
+            return frozenset({host})
+        try:
+            return frozenset(hosts_at_a_glance())
+        except OSError as err:  # a process with too many open files must not lose its node, too
+            logger.debug("the addresses of this machine cannot be told: %s", err)
+            return self._hosts
 
 
 def wall_clock() -> float:

@@ -6,11 +6,14 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import pytest
+import trio
 
 from hyperlog.dht import surroundings
-from hyperlog.dht.interfaces import hosts_at_a_glance, interface_hosts
+from hyperlog.dht.interfaces import hosts_at_a_glance, interface_hosts, local_addresses
+from hyperlog.dht.opening import open_dht
 from hyperlog.dht.surroundings import LOOK_INTERVAL, SLEPT_OVER, Surroundings
 
 IN_A_NAMESPACE = """
@@ -116,3 +119,39 @@ def test_a_bound_address_that_changes_is_noticed(wall):
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a glance shows less")
 def test_a_glance_shows_all_addresses():
     assert hosts_at_a_glance() == interface_hosts()
+
+
+@contextmanager
+def no_descriptor_left():
+    """As in a process that has as many files and sockets open as it may."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_look_without_any_descriptor_left_shows_no_change():
+    seen = Surroundings(lambda: "0.0.0.0", 0.0)
+    with no_descriptor_left():
+        with pytest.raises(OSError, match="open files"):
+            hosts_at_a_glance()
+        assert local_addresses(("0.0.0.0", 7)) == [("127.0.0.1", 7)]
+        assert not seen.look(10.0)
+    assert not seen.look(20.0)
+
+
+async def test_a_node_lives_on_while_no_descriptor_is_left():
+    async with (
+        open_dht(bootstrap=[]) as node,
+        open_dht(bootstrap=[], host="127.0.0.1") as other,
+    ):
+        address = ("127.0.0.1", node.address[1])
+        with no_descriptor_left(), trio.fail_after(5):
+            node.node._surroundings._look_at = 0.0  # at the next timer
+            node.node._sleep.cancel()
+            for _ in range(3):
+                assert await other.node.ping(address)
+            assert node.node._surroundings._look_at
