@@ -396,6 +396,8 @@ class _HandshakeProbe:
             reply = Handshake.decode_untrusted(response.value)
             if reply.mode != REPLY:
                 raise RemoteProtocolError("not an answer")
+            if self._initiator.complete:  # the peer has answered through another node
+                raise RemoteProtocolError("one that could not be read has come already")
             payload = self._initiator.receive_untrusted(reply.noise)
         except RemoteProtocolError:
             self.stopped[node] = "unreadable"

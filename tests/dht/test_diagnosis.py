@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import socket
 
 import pytest
@@ -16,7 +17,10 @@ from hyperlog.dht import (
     probe_node,
     testnet,
 )
-from hyperlog.dht.constants import BOOTSTRAP_NODES, FIREWALL_CONSISTENT
+from hyperlog.dht.commands.handshake import PROLOGUE
+from hyperlog.dht.commands.messages import Handshake
+from hyperlog.dht.constants import BOOTSTRAP_NODES, FIREWALL_CONSISTENT, REPLY
+from hyperlog.dht.noise.handshake import HandshakeState
 
 LOOPBACK = "127.0.0.1"
 
@@ -227,6 +231,26 @@ async def test_a_node_without_a_record_says_so():
         node = network.nodes[1].address
         probe = await looker.probe_peer(KeyPair.generate().public_key, [node])
         assert probe.stopped == {node: "unknown to node"}
+
+
+async def test_a_peer_that_answers_in_no_known_way_is_unreadable_through_every_node():
+    pair = KeyPair.generate()
+
+    def answer(request):
+        message = Handshake.decode_untrusted(request.value)
+        state = HandshakeState("IK", False, pair, random_bytes=os.urandom, prologue=PROLOGUE)
+        state.read_message_untrusted(message.noise)
+        noise = state.write_message(b"\1")  # no whole payload, though the peer's own
+        request.reply(Handshake(REPLY, noise, ("10.0.0.1", 1)).encode())
+        return True
+
+    async with testnet(3) as network:
+        nodes = [node.address for node in network.nodes[1:]]
+        for node in network.nodes[1:]:
+            node.node.on_request = answer
+        probe = await Diagnosis(network.nodes[0]).probe_peer(pair.public_key, nodes)
+        assert probe.answer is None
+        assert probe.stopped == dict.fromkeys(nodes, "unreadable")
 
 
 async def test_what_is_no_key_cannot_be_asked_for():
