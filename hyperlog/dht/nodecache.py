@@ -72,10 +72,11 @@ class NodeCache:
             return  # cut off: what was known before is better than nothing
         node.remember(nodes)
         if set(nodes) != set(self._saved):
-            self._saved = nodes
-            await trio.to_thread.run_sync(self._write, nodes, abandon_on_cancel=True)
+            if await trio.to_thread.run_sync(self._write, nodes, abandon_on_cancel=True):
+                self._saved = nodes
 
-    def _write(self, nodes: Sequence[Address]) -> None:
+    def _write(self, nodes: Sequence[Address]) -> bool:
+        """Whether the file has these nodes now."""
         data = json.dumps({"nodes": nodes}).encode()
         # A name of its own, since several processes may do this at a time.
         new = self._path.with_name(f"{self._path.name}.{os.getpid()}.{os.urandom(4).hex()}")
@@ -89,6 +90,8 @@ class NodeCache:
                 new.unlink(missing_ok=True)
         except OSError as err:
             logger.info("the nodes known now cannot be kept for the next start: %s", err)
+            return False
+        return True
 
 
 def _parse(data: bytes) -> list[Address]:

@@ -109,6 +109,17 @@ async def test_a_file_that_cannot_be_written_is_told_and_stops_nobody(tmp_path, 
     assert "cannot be kept" in caplog.text
 
 
+async def test_what_could_not_be_written_is_written_the_next_time(tmp_path):
+    path = tmp_path / "file" / "nodes.json"
+    path.parent.write_text("no folder")
+    cache = NodeCache(path)
+    async with testnet(3) as net:
+        await cache._save(net.nodes[0].node)
+        path.parent.unlink()
+        await cache._save(net.nodes[0].node)
+        assert set(NodeCache(path).load()) == {node.address for node in net.nodes[1:]}
+
+
 @pytest.mark.parametrize(
     "data",
     [
