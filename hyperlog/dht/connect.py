@@ -145,10 +145,14 @@ class ConnectAttempt:
             await self._open_path(handshaken)
             return await self._open_connection(handshaken)
         except BaseException:
-            self._seeking.cancel()
-            self._paths.close()
-            self._stream.destroy()
+            self.close()
             raise
+
+    def close(self) -> None:
+        """Give up what became no connection, also when `run` was never called."""
+        self._seeking.cancel()
+        self._paths.close()
+        self._stream.destroy()
 
     def _decide(self) -> None:
         self._decided.set()
@@ -377,7 +381,8 @@ class ConnectAttempt:
                 await connection.opened()
         except trio.TooSlowError as err:
             raise PeerConnectionFailed("the peer answered the handshake but sends nothing") from err
-        except trio.BrokenResourceError as err:
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as err:
+            # Closed: not by us, but with the node, and DHT.connect says so then.
             raise PeerConnectionFailed("the peer broke the connection off at its start") from err
         self._record.seconds = trio.current_time() - self._started_at
         self._dht.remember_relays(

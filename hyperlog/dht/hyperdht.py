@@ -222,6 +222,7 @@ class DHT:
                     return await attempt.run()
                 finally:
                     self._attempts.discard(scope)
+        attempt.close()
         raise Suspended("the node is suspended: connect again when it has been resumed")
 
     def _known_relays(self, public_key: bytes) -> list[Address]:

@@ -71,9 +71,10 @@ class NodeCache:
         if not nodes:
             return  # cut off: what was known before is better than nothing
         node.remember(nodes)
-        if set(nodes) != set(self._saved):
-            if await trio.to_thread.run_sync(self._write, nodes, abandon_on_cancel=True):
-                self._saved = nodes
+        if set(nodes) == set(self._saved):
+            return
+        if await trio.to_thread.run_sync(self._write, nodes, abandon_on_cancel=True):
+            self._saved = nodes
 
     def _write(self, nodes: Sequence[Address]) -> bool:
         """Whether the file has these nodes now."""

@@ -16,7 +16,12 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 
 from hyperlog.dht.connection import Connection
-from hyperlog.dht.errors import ConnectError, DHTError, DuplicateConnection, LocalProtocolError
+from hyperlog.dht.errors import (
+    ConnectError,
+    DuplicateConnection,
+    LocalProtocolError,
+    NodeDestroyed,
+)
 from hyperlog.dht.listener import Listener
 from hyperlog.dht.publickey import decode_public_key
 
@@ -36,7 +41,7 @@ class _Attempt:
 
     def __init__(self) -> None:
         self.ended = trio.Event()
-        self.error: DHTError | None = None
+        self.error: Exception | None = None
         self.scope = trio.CancelScope()
         self.waiting = 0
 
@@ -98,8 +103,9 @@ class ConnectionPool:
                         f"the pool holds {self.max_connections} connections: close some, or make a "
                         "larger one"
                     )
-                attempt = self._attempts[key] = _Attempt()
+                attempt = _Attempt()
                 self._dht.start_soon(self._run_attempt, key, remote_public_key, options, attempt)
+                self._attempts[key] = attempt
             attempt.waiting += 1
             try:
                 await attempt.ended.wait()
@@ -118,19 +124,25 @@ class ConnectionPool:
         options: dict[str, Any],
         attempt: _Attempt,
     ) -> None:
-        with attempt.scope:
-            try:
-                connection = await self._dht.connect(remote_public_key, **options)
-            except DHTError as err:
-                attempt.error = err
-                own = options.get("key_pair") or self._dht.key_pair
-                if isinstance(err, ConnectError) and own.public_key > key:
-                    # The peer may have broken ours off for the one that it has begun itself.
-                    with trio.move_on_after(CROSSING_TIMEOUT):
-                        await attempt.ended.wait()
-            else:
-                self._add(connection)
-        self._end_attempt(key, attempt)
+        try:
+            with attempt.scope:
+                try:
+                    connection = await self._dht.connect(remote_public_key, **options)
+                except Exception as err:
+                    # Wrong options, too, are the business of who asked, and not the node's end.
+                    attempt.error = err
+                    own = options.get("key_pair") or self._dht.key_pair
+                    if isinstance(err, ConnectError) and own.public_key > key:
+                        # The peer may have broken ours off for the one that it has begun itself.
+                        with trio.move_on_after(CROSSING_TIMEOUT):
+                            await attempt.ended.wait()
+                else:
+                    self._add(connection)
+        except trio.Cancelled:
+            attempt.error = NodeDestroyed("the node was closed meanwhile")
+            raise
+        finally:
+            self._end_attempt(key, attempt)
 
     def _end_attempt(self, key: bytes, attempt: _Attempt) -> None:
         if self._attempts.get(key) is attempt:

@@ -21,12 +21,14 @@ from hyperlog.dht.errors import (
     ConnectError,
     DHTError,
     LocalProtocolError,
+    NodeDestroyed,
     PeerConnectionFailed,
     PeerNotFound,
     ServerError,
     ServerIncompatible,
 )
 from hyperlog.dht.keys import KeyPair, generic_hash
+from hyperlog.dht.opening import open_dht
 from hyperlog.dht.sockets import LINGER, SERVER
 from tests.dht.peers import new_stream, sim_dht
 
@@ -327,6 +329,24 @@ async def test_a_failed_way_through_the_nats_ends_in_a_connect_error(autojump_cl
         assert error.code
         assert client.statistics().sockets.sockets == 2
         assert client.statistics().sockets.streams == 0
+
+
+async def test_a_node_that_is_closed_while_a_peer_is_silent_says_so(autojump_clock):
+    async with sim_dht(4) as net:
+        fake = FakeServer(net.nodes[2])
+        host = net.network.host("9.1.1.1")
+
+        async def connect(dht):
+            with pytest.raises(NodeDestroyed):
+                await dht.connect(fake.key_pair.public_key)
+
+        async with (
+            trio.open_nursery() as nursery,  # which outlives the node
+            open_dht(host="9.1.1.1", socket_factory=host, bootstrap=net.bootstrap) as dht,
+        ):
+            nursery.start_soon(connect, dht)
+            await trio.sleep(2)
+            assert fake.asked
 
 
 async def test_a_cancelled_connect_leaves_nothing_behind(autojump_clock):

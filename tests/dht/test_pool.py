@@ -6,8 +6,14 @@ import pytest
 import trio
 import trio.testing
 
-from hyperlog.dht.errors import DuplicateConnection, LocalProtocolError, PeerNotFound
+from hyperlog.dht.errors import (
+    DuplicateConnection,
+    LocalProtocolError,
+    NodeDestroyed,
+    PeerNotFound,
+)
 from hyperlog.dht.keys import KeyPair
+from hyperlog.dht.opening import open_dht
 from tests.dht.peers import sim_dht
 
 
@@ -159,6 +165,45 @@ async def test_an_attempt_ends_with_the_last_who_waits_for_it(autojump_clock):
         assert client.statistics().sockets.streams == 0
         connection = await pool.connect(server.key_pair.public_key)
         assert not connection.closed
+
+
+async def test_whoever_waits_hears_that_the_node_was_closed(autojump_clock):
+    async with sim_dht(4) as net:
+        server = await net.add(firewalled=False)
+        listener = await server.listen()
+        await listener.wait_announced()
+        host = net.network.host("9.1.1.1")
+
+        async def ask(pool):
+            with pytest.raises(NodeDestroyed):
+                await pool.connect(listener.public_key)
+
+        async with trio.open_nursery() as nursery:  # which outlives the node
+            async with open_dht(
+                host="9.1.1.1", socket_factory=host, bootstrap=net.bootstrap
+            ) as dht:
+                await dht.bootstrapped()
+                net.network.loss = 1.0
+                pool = dht.pool()
+                nursery.start_soon(ask, pool)
+                nursery.start_soon(ask, pool)
+                await trio.sleep(0.1)
+                assert pool.connecting == 1
+                nursery.cancel_scope.deadline = trio.current_time() + 10
+            with trio.fail_after(5):
+                for _ in range(2):
+                    await ask(pool)
+            assert pool.connecting == 0
+        assert not nursery.cancel_scope.cancelled_caught
+
+
+async def test_wrong_options_are_told_to_who_gave_them_and_end_nothing_else(autojump_clock):
+    async with sim_dht(4) as net:
+        server, _ = await pooled(net, KeyPair.generate())
+        pool = (await net.add()).pool()
+        with pytest.raises(TypeError, match="patience"):
+            await pool.connect(server.key_pair.public_key, patience=5)
+        assert not (await pool.connect(server.key_pair.public_key)).closed
 
 
 async def test_a_pool_is_bounded(autojump_clock):

@@ -130,6 +130,16 @@ async def test_whatever_is_under_way_ends_with_an_error_of_its_own(autojump_cloc
         assert (statistics.requests_active, statistics.queries_active) == (0, 0)
 
 
+async def test_connecting_while_suspended_leaves_nothing_behind(autojump_clock):
+    async with sim_dht(2) as net:
+        node = await net.add()
+        await node.suspend()
+        for _ in range(3):
+            with pytest.raises(Suspended):
+                await node.connect(KeyPair.generate().public_key)
+        assert node.statistics().sockets.streams == 0
+
+
 async def test_a_server_may_listen_while_suspended_and_is_announced_when_resumed(autojump_clock):
     async with sim_dht(SIZE) as net:
         server = await net.add()
