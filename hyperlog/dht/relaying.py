@@ -87,12 +87,16 @@ class RelayedPath:
         """Keep the connection until it is lost or the path is closed."""
         with self._scope:
             try:
-                while not self._closed:
-                    for message in await connection.receive_many():
-                        core.receive_untrusted(message)
+                while True:
                     while (event := core.next_event()) is not None:
                         if isinstance(event, RelayGone | Unpaired):
                             self._set_closed()
+                    if self._closed:
+                        break
+                    if answers := core.messages_to_send():
+                        await connection.send_many(answers)
+                    for message in await connection.receive_many():
+                        core.receive_untrusted(message)
             except _CONNECTION_LOST as err:
                 logger.debug("the connection to the relay ended: %s", type(err).__name__)
         self._set_closed()

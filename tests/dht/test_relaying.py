@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import asynccontextmanager
 from functools import partial
 
 import pytest
@@ -9,6 +10,9 @@ import trio
 
 from hyperlog.dht.errors import NodeDestroyed, RelayAborted, RelayRefused, RelayUnreachable
 from hyperlog.dht.keys import KeyPair
+from hyperlog.dht.relay.frames import Data, Open, Reject, decode_untrusted, encode
+from hyperlog.dht.relay.messages import UNPAIR, Unpair
+from hyperlog.dht.relay.server import RelayServerCore
 from hyperlog.dht.relaying import connect_through_relay
 from tests.dht.peers import sim_dht
 from tests.dht.relays import relayed_network, settled
@@ -88,6 +92,67 @@ async def test_a_peer_that_is_no_relay_is_told_from_one(autojump_clock, answer, 
             nursery.cancel_scope.cancel()
         await trio.sleep(10)
         assert client.sockets.statistics().streams == 0
+
+
+class RelayByHand:
+    """A relay that pairs whoever comes first, and then says what the test wants."""
+
+    def __init__(self, connection):
+        self.connection = connection
+        self.core = RelayServerCore(connection.remote_public_key)
+
+    async def pair(self, *further):
+        """Answer the request; what is `further` to be said goes out in one piece with it."""
+        while (event := self.core.next_event()) is None:
+            self.core.receive_untrusted(await self.connection.receive())
+        self.core.paired(event.pair.token, is_initiator=True, stream_id=8)
+        await self.connection.send_many([*self.core.messages_to_send(), *further])
+
+
+@asynccontextmanager
+async def relay_by_hand():
+    """A node, and a call that asks the relay for a path and gives that and the relay's side."""
+    async with sim_dht() as net, trio.open_nursery() as nursery:
+        client, server = await net.add(), await net.add()
+        listener = await server.listen()
+        await listener.wait_announced()
+
+        async def answer(further, task_status):
+            relay = RelayByHand(await listener.accept())
+            await relay.pair(*further)
+            task_status.started(relay)
+
+        async def ask(*further):
+            made = []
+
+            async def path():
+                made.append(await connect_through_relay(client, listener.public_key, **ASK))
+
+            async with trio.open_nursery() as asking:
+                asking.start_soon(path)
+                relay = await nursery.start(answer, further)
+            return made[0], relay
+
+        yield ask
+
+
+async def test_a_relay_that_offers_channels_later_is_answered(autojump_clock):
+    async with relay_by_hand() as ask:
+        path, relay = await ask()
+        for _ in range(3):
+            await relay.connection.send(encode(Open(2, "another")))
+            with trio.fail_after(1):
+                assert decode_untrusted(await relay.connection.receive()) == [Reject(2)]
+        path.close()
+
+
+async def test_a_path_that_ends_as_soon_as_it_is_made_is_gone(autojump_clock):
+    async with relay_by_hand() as ask:
+        path, _ = await ask(encode(Data(1, UNPAIR, Unpair(TOKEN).encode())))
+        gone = trio.Event()
+        path.on_closed = gone.set
+        with trio.fail_after(1):
+            await gone.wait()
 
 
 async def test_whoever_stops_waiting_leaves_nothing_behind(autojump_clock):
