@@ -199,6 +199,8 @@ class Sockets:
 
     def suspend(self) -> None:
         """Close all sockets until `resume`; streams end, and their peers are told."""
+        if self._nursery is None:  # closed for good meanwhile
+            return
         for stream in list(self._streams.values()):
             stream.destroy(Suspended("the node was suspended"))
         self._backlog.clear()

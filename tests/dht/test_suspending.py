@@ -190,6 +190,21 @@ async def test_a_node_can_be_closed_while_suspended():
             await listener.aclose()
 
 
+async def test_a_node_can_be_closed_while_it_is_being_suspended(autojump_clock):
+    async with sim_dht(4) as net, trio.open_nursery() as nursery:
+        host = "7.7.7.7"
+        async with open_dht(
+            bootstrap=net.bootstrap, host=host, socket_factory=net.network.host(host)
+        ) as node:
+            listener = await node.listen()
+            await listener.wait_announced()
+            net.network.cut(host)
+            nursery.start_soon(node.suspend)
+            await trio.sleep(0.35)  # nobody has answered, and nobody is asked again before 1 s
+            net.network.heal(host)
+        assert holders(net.nodes, listener) == []
+
+
 async def test_the_ports_stay_the_same_where_nobody_takes_them():
     async with testnet(3) as net, open_dht(bootstrap=net.bootstrap, host="127.0.0.1") as node:
         await node.bootstrapped()
