@@ -112,15 +112,10 @@ class RelayByHand:
 @asynccontextmanager
 async def relay_by_hand():
     """A node, and a call that asks the relay for a path and gives that and the relay's side."""
-    async with sim_dht() as net, trio.open_nursery() as nursery:
+    async with sim_dht() as net:
         client, server = await net.add(), await net.add()
         listener = await server.listen()
         await listener.wait_announced()
-
-        async def answer(further, task_status):
-            relay = RelayByHand(await listener.accept())
-            await relay.pair(*further)
-            task_status.started(relay)
 
         async def ask(*further):
             made = []
@@ -128,9 +123,10 @@ async def relay_by_hand():
             async def path():
                 made.append(await connect_through_relay(client, listener.public_key, **ASK))
 
-            async with trio.open_nursery() as asking:
-                asking.start_soon(path)
-                relay = await nursery.start(answer, further)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(path)
+                relay = RelayByHand(await listener.accept())
+                await relay.pair(*further)
             return made[0], relay
 
         yield ask
@@ -151,8 +147,9 @@ async def test_a_path_that_ends_as_soon_as_it_is_made_is_gone(autojump_clock):
         path, _ = await ask(encode(Data(1, UNPAIR, Unpair(TOKEN).encode())))
         gone = trio.Event()
         path.on_closed = gone.set
-        with trio.fail_after(1):
-            await gone.wait()
+        if not path.closed:
+            with trio.fail_after(1):
+                await gone.wait()
 
 
 async def test_whoever_stops_waiting_leaves_nothing_behind(autojump_clock):
