@@ -153,7 +153,8 @@ class Reachability:
         identity = self._identity
         if not only_firewall:
             self._ticks_left = MORE_STABLE_TICKS if self._adaptive else FORCED_RETRY_TICKS
-        host, port = identity.nat.host, identity.nat.port
+        nat = identity.nat
+        host, port = nat.host, nat.port
         if (
             not identity.ephemeral
             or (only_firewall and not identity.firewalled)
@@ -167,15 +168,15 @@ class Reachability:
             then(False, now)
             return
         if not identity.firewalled:
-            then(self._settle(identity.nat, only_firewall), now)
+            then(self._settle(nat, only_firewall), now)
             return
 
         def on_verdict(test: FirewallTest, now: float) -> None:
             moved = False
-            if test.open:
+            # Otherwise we moved while the test went on, and it tells nothing of where we are now.
+            if test.open and identity.nat is nat:
                 identity.firewalled = False
-                # Otherwise we moved to another network while the test went on.
-                if identity.ephemeral and (host, port) == (identity.nat.host, identity.nat.port):
+                if identity.ephemeral and (host, port) == (nat.host, nat.port):
                     moved = self._settle(test.sampler, only_firewall)
             then(moved, now)
 

@@ -2,7 +2,7 @@ import pytest
 
 from hyperlog.dht.rpc.core import CLIENT_SOCKET
 from hyperlog.dht.rpc.events import AddressChanged, PersistenceChanged
-from hyperlog.dht.rpc.messages import node_id
+from hyperlog.dht.rpc.messages import PING, node_id
 from hyperlog.dht.rpc.reachability import FirewallTest
 
 US = ("1.1.1.1", 4000)
@@ -102,3 +102,25 @@ def test_a_node_forced_to_be_persistent_tests_itself_at_the_start(simulate):
     hidden.firewall = False  # the operator opens the port
     simulation.run(400.0)
     assert hidden.core.id == node_id(hidden.address)
+
+
+def test_a_test_that_ends_after_a_move_tells_nothing_of_where_the_node_is_now(simulate):
+    simulation = simulate(16)
+    network = simulation.network(8)
+    node = simulation.add(quick_firewall=False)
+    simulation.run(5.0)
+    asked = node.core._neighbours.latest(5)
+    for other in network:
+        other.up = other.address not in asked[:2]  # without whom the test lasts for 4 s
+    node.core._reachability.update(simulation.now, only_firewall=True)
+    node.pump()
+    simulation.run(0.5)
+    node.firewall = True
+    for socket, (_, port) in list(node.addresses.items()):
+        node.addresses[socket] = ("9.9.9.9", port)
+        simulation.sockets["9.9.9.9", port] = node, socket
+    for address in asked[2:]:
+        simulation.request(node, address, PING, internal=True)
+    assert AddressChanged("9.9.9.9", 5000) in node.events
+    simulation.run(60.0)
+    assert node.core.identity.firewalled
