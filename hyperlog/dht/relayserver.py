@@ -45,6 +45,7 @@ CHECK_INTERVAL: Final = 1.0  # s between looks at limits and time-outs
 CLOSE_TIMEOUT: Final = 2.0  # s for telling the peers when the relay ends
 REQUEST_RATE: Final = 20.0  # messages per second of one connection, in the long run
 REQUEST_BURST: Final = 200.0  # messages at once
+REQUEST_SIZE: Final = 64  # bytes; a longer message counts for several, which it may join
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,18 +247,17 @@ class RelayServer:
             with session.scope:
                 await connection.send_many(session.core.messages_to_send())
                 while not session.core.closed:
-                    messages = await connection.receive_many()
-                    now = trio.current_time()
-                    credit = min(REQUEST_BURST, credit + (now - credited_at) * REQUEST_RATE)
-                    credit -= len(messages)
-                    credited_at = now
-                    if credit < 0:
-                        await trio.sleep(-credit / REQUEST_RATE)
-                    for message in messages:
+                    for message in await connection.receive_many():
                         session.core.receive_untrusted(message)
                         self._take_events(session)
-                    self._flush(session)
-                    await connection.wait_writable()
+                        self._flush(session)
+                        await connection.wait_writable()
+                        now = trio.current_time()
+                        credit = min(REQUEST_BURST, credit + (now - credited_at) * REQUEST_RATE)
+                        credit -= 1 + len(message) // REQUEST_SIZE
+                        credited_at = now
+                        if credit < 0:
+                            await trio.sleep(-credit / REQUEST_RATE)
         except RemoteProtocolError as err:
             self._counts.malformed += 1
             logger.debug("a peer was cut off: %s", err)

@@ -11,7 +11,7 @@ import trio
 from hyperlog.dht import relayserver
 from hyperlog.dht.errors import ConnectError, RelayAborted, RelayError, RelayRefused
 from hyperlog.dht.relay.client import RelayClientCore
-from hyperlog.dht.relay.frames import Data, Open, encode
+from hyperlog.dht.relay.frames import Data, Open, encode, encode_batch
 from hyperlog.dht.relay.messages import PAIR, PROTOCOL, Pair
 from tests.dht.relays import relayed_network, settled
 
@@ -223,6 +223,20 @@ async def test_who_asks_without_end_is_read_slowly(autojump_clock):
         assert relay.server.statistics().waiting == before.waiting + 1
         with trio.fail_after(5):
             await relay.pair(token(9))
+        connection.abort()
+
+
+async def test_requests_that_come_joined_count_as_so_many(autojump_clock):
+    async with relayed_network() as relay:
+        connection = await relay.ends[0].connect(relay.server.public_key)
+        core = RelayClientCore(connection.public_key)
+        await connection.send_many(core.messages_to_send())
+        requests = [Data(1, PAIR, Pair(True, token(number), 1).encode()) for number in range(1000)]
+        await connection.send_many([encode_batch(requests)] * 6)
+        await trio.sleep(5)
+        statistics = relay.server.statistics()
+        assert statistics.waiting + statistics.pairs_refused <= len(requests)
+        await settled(relay.server.statistics, pairs_refused=2 * (len(requests) - 16))
         connection.abort()
 
 
