@@ -509,7 +509,8 @@ class RPCNode:
 
         Raises:
             TooFewNodes: with `commit`, and not one call succeeded.
-            RequestDestroyed: the node was closed.
+            RequestDestroyed, RequestSuspended: the node was closed, or suspended.
+            LocalProtocolError: a field does not fit.
         """
         async with self.query_replies(
             command,
@@ -545,7 +546,9 @@ class RPCNode:
         Leaving the block ends the query. Error replies are not among them.
 
         Raises:
-            RequestDestroyed: the node is closed, or (out of the iteration) is being closed.
+            RequestDestroyed, RequestSuspended: the node is closed, or suspended; out of the
+                iteration, if that happens meanwhile.
+            LocalProtocolError: a field does not fit.
         """
         self._check_running()
         replies = QueryReplies()

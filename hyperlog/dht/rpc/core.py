@@ -1,10 +1,11 @@
 """A dht-rpc node without IO: answers others, asks others, and keeps its routing table alive.
 
 Theory of operation. Requests of others come in by `receive_datagram`. The internal commands are
-answered by Responder; a user command becomes a RequestReceived event, to be answered by `reply` or
-`relay`. Our own requests (`request`) end in a RequestFinished event, queries (`start_query`) in a
-QueryFinished event. Every node whose proven id shows up goes into the table of Neighbours; what it
-calls us is a NAT sample for Identity.
+answered by Responder, and so are the user commands that `answer_at_once` names, where that can be
+done. Any other becomes a RequestReceived event, to be answered by `reply` or `relay`. Our own
+requests (`request`) end in a RequestFinished event, queries (`start_query`) in a QueryFinished
+event. Every node whose proven id shows up goes into the table of Neighbours; what it calls us is a
+NAT sample for Identity.
 
 A node begins *ephemeral* (it shows no id, others do not keep it) and *firewalled* (it asks from its
 client socket). Both end one way only: Reachability, or the owner's word, says that the server
@@ -383,7 +384,11 @@ class RPCCore:
         concurrency: int = DEFAULT_CONCURRENCY,
         now: float,
     ) -> RunningQuery:
-        """Ask ever closer nodes; QueryReplied events and one QueryFinished event follow."""
+        """Ask ever closer nodes; QueryReplied events and one QueryFinished event follow.
+
+        Raises:
+            LocalProtocolError: a field does not fit.
+        """
         return self._queries.start(
             command,
             target,

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from hyperlog.dht.compact import Address
+from hyperlog.dht.errors import LocalProtocolError
 from hyperlog.dht.rpc.events import Event, QueryFinished, QueryReplied, RunningQuery
 from hyperlog.dht.rpc.messages import DOWN_HINT, FIND_NODE, pack_address
 from hyperlog.dht.rpc.neighbours import Neighbours
@@ -120,7 +121,11 @@ class Queries:
     def _begin(self, query: RunningQuery, now: float) -> None:
         self.idle_ticks = 0
         self._running.add(query)
-        self._advance(query, now)
+        try:
+            self._advance(query, now)
+        except LocalProtocolError:  # a field does not fit, as the first request shows
+            self.cancel(query)
+            raise
 
     def _advance(self, query: RunningQuery, now: float) -> None:
         state = query.state

@@ -2,6 +2,9 @@
 
 import random
 
+import pytest
+
+from hyperlog.dht.errors import LocalProtocolError
 from hyperlog.dht.rpc.messages import DOWN_HINT, FIND_NODE, PING, Request, decode_untrusted
 from hyperlog.dht.rpc.queries import MAX_DOWN_HINTS
 
@@ -34,6 +37,15 @@ def test_lookups_survive_a_tenth_of_all_datagrams_lost(simulate, closest_address
         state = simulation.query(asker, FIND_NODE, target, internal=True)
         others = [node for node in nodes if node is not asker]
         assert len(set(state.closest_nodes) & set(closest_addresses(others, target))) >= 15
+
+
+@pytest.mark.parametrize("size", [0, 31, 33])
+def test_a_query_that_cannot_be_sent_leaves_nothing_behind(simulate, size):
+    node = simulate(5).network(4)[0]
+    with pytest.raises(LocalProtocolError):
+        node.core.start_query(3, bytes(size), now=node.simulation.now)
+    assert not node.core._queries._running
+    assert not len(node.core.requests)
 
 
 def test_down_hints_are_limited_per_tick(simulate):
