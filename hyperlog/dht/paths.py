@@ -20,6 +20,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, TypeAlias
 
+import trio
+
 from hyperlog.dht.compact import Address
 from hyperlog.dht.errors import RelayAborted
 from hyperlog.dht.interfaces import is_private
@@ -141,8 +143,10 @@ class StreamPaths:
 
     def _tell_peer(self) -> None:
         # The peer keeps its relay until it has heard from us directly, and we may be silent.
-        if not self.stream.finished:
+        try:
             self.stream.send_message(b"")
+        except (trio.ClosedResourceError, trio.BrokenResourceError):
+            pass  # it is being closed, which the peer hears of anyway
 
     def _name(self, socket: int, address: Address) -> str:
         if socket == SERVER6:

@@ -181,6 +181,27 @@ async def test_a_silent_connection_leaves_the_relay_too(autojump_clock):
         assert not accepted.closed
 
 
+async def test_a_connection_may_be_closed_in_the_middle_of_its_change(autojump_clock):
+    async with place(CONSISTENT, RANDOM, seed=1, delay=0.03) as here:
+        changing = []
+
+        async def close_in_the_middle(connection, accepted):
+            async def write():
+                while connection.path == "relayed":
+                    await connection.send(bytes(3000))
+                    await trio.sleep(0.02)
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(write)
+                await connection.path_changed()
+                changing.append(connection.stream.remote_is_changing)
+                await connection.aclose()
+
+        await punched(here, close_in_the_middle, client=here.relay.public_key)
+        assert changing[-1]
+        assert await here.client.node.ping(here.server.address)
+
+
 async def test_a_hole_that_is_faster_needs_no_relay(autojump_clock):
     async with place(CONSISTENT, CONSISTENT) as here:
         away = KeyPair.generate().public_key  # nobody's: that takes longer to find out
