@@ -307,7 +307,7 @@ class Listener(trio.abc.Listener[Connection]):
     # -- connections ------------------------------------------------------------------------------
 
     def _start_connection(self, handshake: Acceptance, connection: Connection) -> None:
-        if self._nursery is None:
+        if self._closing or self._nursery is None:
             connection.abort()
             return
         self._dht.memory.add(connection, trio.current_time())

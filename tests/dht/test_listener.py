@@ -32,6 +32,7 @@ from hyperlog.dht.constants import (
 )
 from hyperlog.dht.errors import PeerConnectionFailed, RequestTimeout
 from hyperlog.dht.handshakes import MAX_HANDSHAKES
+from hyperlog.dht.ipv6 import knock
 from hyperlog.dht.keys import KeyPair, generic_hash
 from hyperlog.dht.opening import open_dht
 from hyperlog.dht.rpc.messages import Request
@@ -94,6 +95,25 @@ async def test_a_peer_that_never_sends_its_hello_is_forgotten(autojump_clock):
         assert table_sizes(listener) == (0, 0)
         statistics = listener.statistics()
         assert (statistics.handshakes, statistics.failed, statistics.accepted) == (1, 1, 0)
+
+
+@pytest.mark.parametrize("ticks", range(8))
+async def test_a_peer_that_comes_while_the_listener_closes_is_turned_away(ticks, autojump_clock):
+    async with sim_dht(3) as net:
+        server, client = await net.add(firewalled=True), await net.add(firewalled=True)
+        listener = await server.listen()
+        await listener.wait_announced()
+        relay = listener.announcer.relays[0]
+        payload = await RawClient(client, listener.public_key).shake_hands(relay.relay_address)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(listener.aclose)
+            for _ in range(ticks):
+                await trio.lowlevel.checkpoint()
+            first_packet = knock(payload.udx.id)
+            server.sockets._dispatch(SERVER, [(first_packet, client.address)])
+        await trio.sleep(1)
+        assert server.statistics().sockets.streams == 0
+        assert await server.node.ping(client.address)
 
 
 async def test_a_peer_that_resets_instead_of_a_hello_only_fails_itself(autojump_clock):
