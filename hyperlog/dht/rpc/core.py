@@ -506,16 +506,20 @@ class RPCCore:
         self._last_tick_at = now
         if server_port != self.identity.server_port:
             self.identity.server_port = server_port
-            self._on_move(now)
+            self._forget_place(now)
         self.wake_up()
 
     def _on_move(self, now: float) -> None:
         """Others see us at another address."""
+        self._forget_place(now)
+        self._neighbours.let_all_age()
+        self._bootstrap.begin_again()
+
+    def _forget_place(self, now: float) -> None:
+        """What others told of our address, and what was concluded from it, is not so any more."""
         self._reachability.reset()
         if not self.identity.firewalled:
             self._reachability.wait_after_move(now)
         self.identity.forget_address(
             firewalled=self.identity.firewalled or self._reachability.may_test
         )
-        self._neighbours.let_all_age()
-        self._bootstrap.begin_again()

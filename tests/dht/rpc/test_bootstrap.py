@@ -1,5 +1,8 @@
 """Joining a network that is not there yet, or not any more."""
 
+import pytest
+
+from hyperlog.dht.rpc.core import SERVER_SOCKET
 from hyperlog.dht.rpc.events import Bootstrapped
 
 
@@ -34,3 +37,21 @@ def test_a_node_whose_neighbours_all_vanish_comes_back_by_its_bootstrap_node(sim
         node.core.wake_up()
     simulation.run(120.0)
     assert len(lonely.core.table) >= 5
+
+
+@pytest.mark.parametrize("port", [4000, 4001])
+def test_a_resumed_node_joins_once_on_whatever_port(simulate, port):
+    simulation = simulate(17)
+    simulation.network(6)
+    node = simulation.add()
+    simulation.run(10.0)
+    attempts = node.core.bootstrap_attempts
+    node.core.suspend(simulation.now)
+    simulation.run(60.0)
+    node.addresses[SERVER_SOCKET] = (node.address[0], port)
+    simulation.sockets[node.address] = node, SERVER_SOCKET
+    node.core.resume(port, simulation.now)
+    node.pump()
+    simulation.run(10.0)
+    assert node.core.bootstrap_attempts == attempts + 1
+    assert len(node.core.table) == 6
