@@ -26,7 +26,8 @@ def add_user_commands(parser: argparse.ArgumentParser, parents: Sequence[Any]) -
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     def add(name: str, run: Callable[..., None], text: str) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, parents=parents, help=text, description=text + ".")
+        told = f"{text[0].upper()}{text[1:]}."
+        command = commands.add_parser(name, parents=parents, help=text, description=told)
         command.set_defaults(user_command=run)
         return command
 

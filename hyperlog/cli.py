@@ -9,6 +9,7 @@ import argparse
 import errno
 import importlib.metadata
 import logging
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -48,8 +49,8 @@ EXIT_USAGE = 2
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line `arguments` (default: the process's); the exit status."""
-    parser = build_parser()
-    options = parser.parse_args(arguments)
+    _replace_closed_streams()
+    options = build_parser().parse_args(arguments)
     logging.basicConfig(
         level=[logging.WARNING, logging.INFO, logging.DEBUG][min(options.verbose, 2)],
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
@@ -58,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return run(options)
     except ConfigError as err:
-        parser.print_usage(sys.stderr)
+        print(f"usage: hyperlog {options.command} ...; --help tells more", file=sys.stderr)
         return _say_error(err, EXIT_USAGE)
     except (HyperlogError, DHTError, OSError) as err:
         return _say_error(err, EXIT_FAILURE)
@@ -72,6 +73,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 128 + signal.SIGINT
 
 
+def _replace_closed_streams() -> None:
+    """Lead nowhere what was closed when the process was started (`>&-`).
+
+    Otherwise the next socket or log file would get its number, and with it whatever is printed.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - stays
+
+
 def _first(group: BaseException) -> BaseException:
     while isinstance(group, BaseExceptionGroup):
         group = group.exceptions[0]
@@ -79,12 +90,23 @@ def _first(group: BaseException) -> BaseException:
 
 
 def _say_error(error: BaseException, status: int) -> int:
-    text = str(error)
-    refused = isinstance(error, OSError) and error.errno in (errno.EADDRINUSE, errno.EACCES)
-    if refused and getattr(error, "filename", None) is None:
-        text = f"the UDP port cannot be used ({text}): choose another --port"
+    text = _system_error(error) if isinstance(error, OSError) else str(error)
     print(f"hyperlog: error: {text}", file=sys.stderr)
     return status
+
+
+def _system_error(error: OSError) -> str:
+    reason = error.strerror or str(error)
+    if error.filename is not None:
+        advice = "; check its owner and permissions" if error.errno == errno.EACCES else ""
+        return f"{error.filename}: {reason}{advice}"
+    if error.errno in (errno.EADDRINUSE, errno.EACCES):
+        return f"the UDP port cannot be used ({error}): choose another --port"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"this machine does not have that address ({error}): choose another --host"
+    if error.errno == errno.EPIPE:
+        return "nobody reads the output any more"
+    return str(error)
 
 
 # -- the parser
@@ -100,7 +122,9 @@ def build_parser() -> argparse.ArgumentParser:
     shared.add_argument(
         "-v", "--verbose", action="count", default=0, help="log more to stderr; twice: everything"
     )
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(
+        title="commands", required=True, metavar="COMMAND", dest="command"
+    )
     for add in (
         _add_serve,
         _add_send,
@@ -128,7 +152,14 @@ def _version() -> str:
 
 
 def _add_serve(commands: Any, shared: argparse.ArgumentParser) -> None:  # noqa: ANN401 - private type
-    parser = commands.add_parser("serve", parents=[shared], help="receive traces into log files")
+    parser = commands.add_parser(
+        "serve",
+        parents=[shared],
+        usage="%(prog)s [OPTION ...]",  # all of them would hide what was wrong with one
+        help="receive traces into log files",
+        description="Receives traces and logs into log files, one for each client, until SIGINT or "
+        "SIGTERM. At every SIGUSR1 it prints a line of JSON with its statistics.",
+    )
     parser.add_argument(
         "--folder", type=Path, default=DEFAULT_FOLDER, help="log files go here (default: ./logs)"
     )
@@ -159,7 +190,11 @@ def _add_serve(commands: Any, shared: argparse.ArgumentParser) -> None:  # noqa:
 
 def _add_send(commands: Any, shared: argparse.ArgumentParser) -> None:  # noqa: ANN401 - private type
     parser = commands.add_parser(
-        "send", parents=[shared], help="ship messages to a server and wait until they are delivered"
+        "send",
+        parents=[shared],
+        help="ship messages to a server and wait until they are delivered",
+        description="Ships messages to a server and waits until they are delivered. What is not is "
+        "kept on disk, and sent by the next run or by `hyperlog flush-spool`.",
     )
     parser.add_argument(
         "server",
@@ -290,7 +325,13 @@ def _add_ping(commands: Any, shared: argparse.ArgumentParser) -> None:  # noqa: 
 
 
 def _add_node(commands: Any, shared: argparse.ArgumentParser) -> None:  # noqa: ANN401 - private type
-    parser = commands.add_parser("node", parents=[shared], help="be a node of a private DHT")
+    parser = commands.add_parser(
+        "node",
+        parents=[shared],
+        help="be a node of a private DHT",
+        description="Is one node of a private DHT until SIGINT or SIGTERM, and prints the address "
+        "that others name to join through it. At every SIGUSR1 it prints statistics.",
+    )
     add_node_options(parser)
     parser.set_defaults(run=_node)
 
@@ -299,6 +340,7 @@ def _add_relay(commands: Any, shared: argparse.ArgumentParser) -> None:  # noqa:
     parser = commands.add_parser(
         "relay",
         parents=[shared],
+        usage="%(prog)s [OPTION ...]",
         help="relay for peers that have no direct way to each other",
         description="Relays connections of peers that name this relay's key. What they say stays "
         "encrypted between the two of them.",
@@ -308,17 +350,32 @@ def _add_relay(commands: Any, shared: argparse.ArgumentParser) -> None:  # noqa:
 
 
 def _add_testnet(commands: Any, shared: argparse.ArgumentParser) -> None:  # noqa: ANN401 - private type
-    parser = commands.add_parser("testnet", parents=[shared], help="run a private DHT")
+    parser = commands.add_parser(
+        "testnet",
+        parents=[shared],
+        help="run a private DHT",
+        description="Runs all nodes of a private DHT, for trying and for tests, until SIGINT or "
+        "SIGTERM. At every SIGUSR1 it prints statistics of each.",
+    )
     add_testnet_options(parser)
     parser.set_defaults(run=_testnet)
 
 
 def _add_keygen(commands: Any, shared: argparse.ArgumentParser) -> None:  # noqa: ANN401 - private type
     parser = commands.add_parser(
-        "keygen", parents=[shared], help="make a key pair and print its public key"
+        "keygen",
+        parents=[shared],
+        help="make a key pair and print its public key",
+        description="Makes a key pair in a file that only its owner can read, and prints its "
+        "public key. A file that is there is never written over.",
     )
     parser.add_argument(
-        "file", nargs="?", type=Path, default=DEFAULT_KEYS, help="new file (default: ./keys.dat)"
+        "file",
+        nargs="?",
+        type=Path,
+        default=DEFAULT_KEYS,
+        metavar="FILE",
+        help="new file (default: ./keys.dat)",
     )
     parser.set_defaults(run=_keygen)
 

@@ -119,7 +119,7 @@ class TextReport:
     """Each step as soon as it is over; on a terminal also the one that goes on."""
 
     def __init__(self, target: _Target) -> None:
-        self._is_live = sys.stdout.isatty()
+        self._is_live = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
         self._is_coloured = self._is_live and not os.environ.get("NO_COLOR")
         columns = shutil.get_terminal_size((MAX_WIDTH, 0)).columns
         self._width = max(MIN_WIDTH, min(columns, MAX_WIDTH))

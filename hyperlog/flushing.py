@@ -25,7 +25,7 @@ from hyperlog.errors import ConfigError, HyperlogError, ServerRefused
 from hyperlog.keyfile import load_keys
 from hyperlog.shipper import Shipper
 
-__all__ = ["FlushedSpool", "LeftSpool", "find_spools", "flush_spool", "flush_spools"]
+__all__ = ["FlushedSpool", "LeftSpool", "count_left", "find_spools", "flush_spool", "flush_spools"]
 
 PROGRESS_INTERVAL: Final = 0.1  # s between looks at what has been acknowledged
 MAX_BUFFER_BYTES: Final = 4 * 1024 * 1024
@@ -140,6 +140,15 @@ def find_spools(server: bytes | str | None = None) -> Iterator[LeftSpool]:
         if wanted is None or address == wanted:
             application = path.parent.parent.name
             yield LeftSpool(application, path, address, client_key, destination)
+
+
+def count_left(server: bytes | str) -> int:
+    """How many records for a server wait on this user's disk for somebody to deliver them."""
+    try:
+        spools = list(find_spools(server))
+    except ConfigError:  # no home, so that nothing was kept
+        return 0
+    return sum(sum(SpoolFolder(spool.path).count_orphans().values()) for spool in spools)
 
 
 async def flush_spool(spool: LeftSpool, options: ClientOptions, *, timeout: float) -> FlushedSpool:

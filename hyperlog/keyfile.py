@@ -113,7 +113,7 @@ def _open_to_others(status: os.stat_result, path: str | os.PathLike[str]) -> str
 
 
 def _write_new(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
+    temporary = path.parent / f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     descriptor = os.open(temporary, flags | getattr(os, "O_NOFOLLOW", 0), MODE)
     try:

@@ -32,10 +32,16 @@ _encode = msgspec.json.Encoder().encode
 def add_node_options(parser: argparse.ArgumentParser) -> None:
     """The options of `hyperlog node`."""
     parser.add_argument(
-        "--host", type=checked(parse_ipv4), default=DEFAULT_HOST, help="IPv4 address to bind"
+        "--host",
+        type=checked(parse_ipv4),
+        default=DEFAULT_HOST,
+        help="IPv4 address to bind (default: all of them)",
     )
     parser.add_argument(
-        "--port", type=checked(parse_port), default=0, help="UDP port, this or none"
+        "--port",
+        type=checked(parse_port),
+        default=0,
+        help="UDP port, this one or none (default: any)",
     )
     add_bootstrap(
         parser,
@@ -117,6 +123,8 @@ def _standing(dht: DHT, *, alone: bool) -> str:
         return f"{text}, the first of its network" if alone else text
     if not rpc.nodes:
         return f"no bootstrap node answers yet, trying on; this node answers at {address}"
+    if not rpc.bootstrapped:
+        return f"joining the network; this node answers at {address}"
     return (
         f"other nodes cannot reach this one at UDP port {dht.address[1]}: it is behind a NAT or a "
         "firewall, and stays a guest of the network, which nobody keeps in a table. Forward the "

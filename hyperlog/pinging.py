@@ -160,8 +160,11 @@ async def ping_peer(options: argparse.Namespace, pings: Pings) -> None:
                 )
         except (DHTError, trio.TooSlowError) as err:
             reason = f"no connection in {options.timeout:g} s"
-            reason = str(err) if isinstance(err, DHTError) else reason
-            print(f"{reason}; `hyperlog doctor` tells more", file=sys.stderr)
+            if not dht.statistics().rpc.nodes:
+                reason = "no bootstrap node answers, so that the peer cannot be looked for"
+            elif isinstance(err, DHTError):
+                reason = str(err)
+            print(f"{reason}\n`hyperlog doctor` tells more", file=sys.stderr)
             return
         printer.connected(connection, trio.current_time() - began_at)
         try:

@@ -41,9 +41,10 @@ NOBODY: Final = "0" * 64  # in the place of a server's key, which only matters f
 EXIT_USAGE: Final = 2
 
 DESCRIPTION: Final = """\
-Searches the records of a server: words, "phrases", prefix*, field:value, field>=n, field:* (has
-the field), level>=warning, -not, OR, parentheses. Without TEXT all records match. A dash at the
-very beginning needs a -- before it, or NOT in its place.
+Searches the records of a server: words, "phrases", prefix*, field:value,
+field>=n, field:* (has the field), level>=warning, -not, OR, parentheses.
+Without TEXT all records match. A dash at the very beginning needs a -- before
+it, or NOT in its place.
 """
 EXAMPLES: Final = """\
 examples:
@@ -54,8 +55,8 @@ examples:
   hyperlog query --all --oldest-first --since 2026-11-20 --json > records.ndjson
   hyperlog query -- '-kind:trace'
 
-The language is described in docs/query.md. With MongoDB, give its address in the variable
-HYPERLOG_MONGO: other users of the machine can read command lines.
+The language is described in docs/query.md. With MongoDB, give its address in
+the variable HYPERLOG_MONGO: other users of the machine can read command lines.
 """
 
 

@@ -158,7 +158,8 @@ class Registry:
             status = os.stat(path)
         except FileNotFoundError:
             raise KeyFileError(
-                f"{path} does not exist: no token was issued for a server with this data folder"
+                f"{path} does not exist: name the server's folder by --folder or --data; it has "
+                "neither tokens nor users before the first is made"
             ) from None
         except OSError as error:
             raise KeyFileError(

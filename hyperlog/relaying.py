@@ -13,7 +13,14 @@ import trio
 
 from hyperlog.arguments import add_bootstrap, checked, parse_ipv4, parse_port
 from hyperlog.config import DEFAULT_HOST
-from hyperlog.dht import BOOTSTRAP_NODES, Diagnosis, RelayLimits, RelayServer, open_dht
+from hyperlog.dht import (
+    BOOTSTRAP_NODES,
+    DHT,
+    Diagnosis,
+    RelayLimits,
+    RelayServer,
+    open_dht,
+)
 from hyperlog.keyfile import load_or_create_keys
 from hyperlog.quantities import parse_count, parse_duration, parse_size
 
@@ -22,6 +29,7 @@ __all__ = ["add_relay_options", "run_relay"]
 # Not that of a server: two programs with one key take each other's peers.
 DEFAULT_RELAY_KEYS: Final = Path("relay-keys.dat")
 READY_PATIENCE: Final = 3.0  # s until the key is printed though it is not announced yet
+WATCH_INTERVAL: Final = 1.0  # s between two looks at the announcement
 
 _LIMITS: Final = [
     ("max_pairs", parse_count, "N", "pairs of peers at a time (default: 512)"),
@@ -106,11 +114,13 @@ async def run_relay(options: argparse.Namespace) -> None:
             host, port = Diagnosis(dht).address_for_others()
             if options.json:
                 _write_line({"event": "ready", "publicKey": key, "host": host, "port": port})
-            else:
-                _write(f"relay started on {key}")
-                _say(_reachability(relay, f"{host}:{port}"))
-                _say(f"peers use it by: hyperlog serve --relay {key}")
-            await trio.sleep_forever()
+                await trio.sleep_forever()
+            _write(f"relay started on {key}")
+            said = _reachability(relay, dht)
+            _say(said)
+            nodes = (f" --bootstrap {host}:{port}" for host, port in options.bootstrap or ())
+            _say(f"peers use it by: hyperlog serve --relay {key}{''.join(nodes)}")
+            await _watch_reachability(relay, dht, said)
         finally:
             if options.json:
                 _write_line({"event": "stopped", "statistics": _statistics(relay)})
@@ -130,7 +140,18 @@ async def _tell_statistics(
             _write_line({"event": "statistics", "statistics": _statistics(relay)})
 
 
-def _reachability(relay: RelayServer, here: str) -> str:
+async def _watch_reachability(relay: RelayServer, dht: DHT, said: str) -> None:
+    """Say whenever it changes how peers find the relay."""
+    while True:
+        await trio.sleep(WATCH_INTERVAL)
+        text = _reachability(relay, dht)
+        if text != said:
+            _say(text)
+            said = text
+
+
+def _reachability(relay: RelayServer, dht: DHT) -> str:
+    here = "{}:{}".format(*Diagnosis(dht).address_for_others())
     announced_to = relay.statistics().announced_to
     if not announced_to:
         return f"at {here}; not announced yet, retrying: peers do not find it until it is"

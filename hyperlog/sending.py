@@ -12,7 +12,8 @@ from typing import Final
 from hyperlog.client import Client
 from hyperlog.clientfolders import client_keys_path
 from hyperlog.config import ClientOptions
-from hyperlog.errors import ServerRefused
+from hyperlog.errors import KeyFileError, ServerRefused
+from hyperlog.flushing import count_left
 from hyperlog.logs import LogEntry
 
 __all__ = ["send_records"]
@@ -43,7 +44,13 @@ def send_records(
     talk = _Talk()
     if keys is None:
         keys = client_keys_path("hyperlog")
-        keys.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            keys.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as err:
+            raise KeyFileError(
+                f"cannot make the folder {keys.parent}: {err.strerror}; name a key pair to send "
+                "with by --keys FILE"
+            ) from err
     options = {**options, "keys": keys}
     if application is not None:
         options["application"] = application
@@ -66,7 +73,8 @@ def send_records(
                     break
         delivered = delivered and _wait(client, sent, timeout, talk)
     finally:
-        waiting = client.statistics().waiting
+        statistics = client.statistics()
+        waiting = statistics.waiting
         error = client.last_connection_error
         key = client.public_key if isinstance(server, bytes) else None
         client.stop(timeout=1.0)
@@ -89,12 +97,18 @@ def send_records(
             talk.say(f"delivered {arrived} of {_count(sent)}: {error}")
             return False
         talk.say(f"delivered {arrived} of {_count(sent)}, then nothing for {timeout:g} s")
-        talk.say(
-            f"last error: {error}" if error is not None else "no connection came about",
-            "is the server running, and is --bootstrap the same as the server's?"
-            if isinstance(server, bytes)
-            else f"is the server running, and serving HTTP at {server}?",
-        )
+        if statistics.connected:
+            talk.say("the server is there and takes no more: its log tells why")
+        else:
+            talk.say(
+                f"last error: {error}" if error is not None else "no connection came about",
+                "is the server running, and is --bootstrap the same as the server's?"
+                if isinstance(server, bytes)
+                else f"is the server running, and serving HTTP at {server}?",
+            )
+        left = count_left(server)
+        if left:
+            talk.say(f"kept on disk: {_count(left)}, for the next run or `hyperlog flush-spool`")
     return delivered
 
 

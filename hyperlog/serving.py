@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from typing import Final
 
+import msgspec
 import trio
 
 from hyperlog.config import Address
@@ -20,10 +22,12 @@ WATCH_INTERVAL: Final = 1.0  # s between two looks at the announcement
 async def serve(server: Server, *, as_json: bool) -> None:
     """Run a server until cancelled. The first line on stdout is `server started on <key>`.
 
-    With `as_json` stdout carries one JSON object a line instead.
+    With `as_json` stdout carries one JSON object a line instead, and at every SIGUSR1 a line with
+    statistics in either case.
     """
     config = server.config
-    async with server:
+    async with server, trio.open_nursery() as nursery:
+        await nursery.start(_tell_statistics, server)
         with trio.move_on_after(ANNOUNCE_PATIENCE):
             await server.wait_announced()
         key = server.public_key.hex()
@@ -46,6 +50,19 @@ async def serve(server: Server, *, as_json: bool) -> None:
         await _watch_reachability(server)
 
 
+async def _tell_statistics(
+    server: Server, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    if not hasattr(signal, "SIGUSR1"):  # Windows
+        task_status.started()
+        return
+    with trio.open_signal_receiver(signal.SIGUSR1) as received:
+        task_status.started()
+        async for _ in received:
+            event = {"event": "statistics", "statistics": server.statistics()}
+            _write_line(msgspec.json.encode(event).decode())
+
+
 async def _watch_reachability(server: Server) -> None:
     """Say whenever it changes how clients get here."""
     said = _reachability(server)
@@ -66,7 +83,9 @@ def _reachability(server: Server) -> str:
         nodes = "node" if statistics.announced_to == 1 else "nodes"
         return f"announced to {statistics.announced_to} DHT {nodes}: clients reach it by its key"
     failing = (
-        "no bootstrap node answered, retrying" if statistics.bootstrap_failing else "announcing"
+        "no bootstrap node answered, retrying (`hyperlog doctor` tells why)"
+        if statistics.bootstrap_failing
+        else "announcing"
     )
     return f"{failing}; clients on this machine or network reach it with bootstrap {here}"
 

@@ -82,7 +82,8 @@ class Stores:
                 async with store:
                     await trio.sleep_forever()
             except StoreError as error:
-                self._complaints.warn(type(store).__name__, str(error), trio.current_time())
+                text = f"records are logged, but not stored for searches: {error}"
+                self._complaints.warn(type(store).__name__, text, trio.current_time())
             except Exception:  # isolates a store from the server
                 logger.exception("a store failed")
             await trio.sleep(RETRY)

@@ -204,7 +204,7 @@ ARROWS: dict[str, set[str]] = {
         "web",
     },
     "clientoptions": {"arguments", "dht", "webaddress"},
-    "sending": {"client", "clientfolders", "logs"},
+    "sending": {"client", "clientfolders", "flushing", "logs"},
     "flushing": {"clientfolders", "destination", "dht", "diskspool", "keyfile", "shipper"},
     "serving": {"server"},
     "noding": {"arguments", "dht"},

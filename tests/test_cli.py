@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
@@ -12,9 +13,10 @@ from pathlib import Path
 import pytest
 import trio
 
-from hyperlog.cli import main
+from hyperlog.cli import build_parser, main
 from hyperlog.dht import KeyPair, open_dht, testnet
-from tests.commands import run, running
+from tests.commands import environment, run, running
+from tests.commands import option as bootstrap
 
 KEY = "5a" * 32
 
@@ -77,6 +79,68 @@ def test_a_log_folder_that_cannot_be_made_is_exit_status_1(capsys):
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("hyperlog: error: cannot make the log folder file/logs")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["node", "--host", "240.0.0.1"], "choose another --host"),
+        (["serve", "--local", "--folder", "file"], "choose a folder, not a file"),
+        (["send", KEY, "text"], "name a key pair to send with by --keys FILE"),
+        (["keygen", "."], "exists already"),
+    ],
+)
+def test_what_the_system_refuses_is_exit_status_1_and_says_what_to_do(arguments, reason, capsys):
+    for name in ("file", "data"):
+        Path(name).write_text("in the way")
+    assert main(arguments) == 1
+    out, err = capsys.readouterr()
+    assert (out, reason in err) == ("", True)
+
+
+def test_wrong_settings_name_the_command_whose_help_tells_more(capsys):
+    assert main(["serve", "--local", "--host", "x"]) == 2
+    assert "usage: hyperlog serve ...; --help tells more\n" in capsys.readouterr().err
+
+
+def test_help_fits_into_80_columns(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    seen = 0
+    parsers = [build_parser()]
+    while parsers:
+        parser = parsers.pop()
+        assert max(map(len, parser.format_help().splitlines())) <= 80, parser.prog
+        seen += 1
+        for action in parser._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                parsers += action.choices.values()
+    assert seen > 20
+
+
+async def test_a_reader_that_has_gone_is_told_and_no_trace_of_the_stack():
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = await trio.run_process(
+            [sys.executable, "-m", "hyperlog", "doctor", "--bootstrap", "127.0.0.1:9"],
+            stdout=writer,
+            capture_stderr=True,
+            check=False,
+            env=environment(),
+        )
+    finally:
+        os.close(writer)
+    assert done.returncode == 1
+    assert done.stderr == b"hyperlog: error: nobody reads the output any more\n"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs sh")
+@pytest.mark.parametrize("closed", [">&-", "<&- >&-", "<&- >&- 2>&-"])
+async def test_streams_that_are_closed_disturb_nothing(closed):
+    without = ("sh", "-c", f'exec "$@" {closed}', "sh")
+    async with open_dht(bootstrap=[], host="127.0.0.1") as dht:
+        done = await run("doctor", *bootstrap(dht.address), prefix=without)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
 async def test_a_port_in_use_is_exit_status_1():
@@ -163,6 +227,19 @@ async def test_a_local_server_is_all_the_network_that_send_needs(tmp_path):
     assert [log.stem for log in (tmp_path / "here").glob("*.log")] == [counts["publicKey"]]
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="there is no SIGUSR1")
+async def test_a_server_tells_its_statistics_when_asked_for():
+    arguments = ("--local", "--host", "127.0.0.1", "--http", "off", "--store", "off")
+    async with running("serve", *arguments) as server:
+        key = (await server.line()).split()[-1]
+        server.process.send_signal(signal.SIGUSR1)
+        event = json.loads(await server.line(1))
+        assert event["event"] == "statistics"
+        assert event["statistics"]["public_key"] == key
+        assert event["statistics"]["files"]["lines"] == 0
+        assert await server.stop() == 0
+
+
 async def test_without_a_network_serve_says_so_within_two_seconds_and_can_be_reached():
     options = ("--bootstrap", "127.0.0.1:9", "--host", "127.0.0.1", "--http", "off")
     async with running("serve", *options) as server:
@@ -247,6 +324,22 @@ async def test_send_fails_when_nobody_is_there():
     assert json.loads(done.stdout)["delivered"] == 0
     assert b"delivered 0 of 1 record" in done.stderr
     assert b"is the server running" in done.stderr
+    assert b"kept on disk: 1 record, for the next run or `hyperlog flush-spool`" in done.stderr
+
+
+async def test_send_tells_of_a_server_that_is_there_and_takes_no_more():
+    arguments = ("--local", "--host", "127.0.0.1", "--http", "off", "--store", "off")
+    async with running("serve", *arguments, "--quota", "64K") as server:
+        key = (await server.line()).split()[-1]
+        await server.says("with bootstrap 127.0.0.1:")
+        node = re.search(r"bootstrap (127\.0\.0\.1:\d+)", server.stderr.decode())[1]
+        lines = b"%1000d\n" % 0 * 5000
+        done = await run("send", key, "--bootstrap", node, "--timeout", "1", stdin=lines)
+        assert await server.stop() == 0
+    assert done.returncode == 1
+    assert b"the server is there and takes no more: its log tells why" in done.stderr
+    assert b"is the server running" not in done.stderr
+    assert b"--quota" in server.stderr
 
 
 async def test_a_testnet_prints_one_json_line_and_runs_until_a_signal():

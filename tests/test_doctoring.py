@@ -104,11 +104,23 @@ def test_numbers_are_not_torn_from_what_they_count(columns, capsys, monkeypatch)
 async def test_a_terminal_sees_the_step_that_goes_on_and_colours(capsys, monkeypatch):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
     async with testnet(1) as network:
         await see_doctor(parsed(*option(network.bootstrap[0])))
     out = capsys.readouterr().out
     assert "\r         names …\x1b[K" in out
     assert "\x1b[32mok     \x1b[m  names" in out
+
+
+async def test_a_terminal_that_can_nothing_gets_plain_lines(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "dumb")
+    async with testnet(1) as network:
+        await see_doctor(parsed(*option(network.bootstrap[0])))
+    out = capsys.readouterr().out
+    assert out.startswith("ok       names ")
+    assert "\x1b" not in out
+    assert "\r" not in out
 
 
 async def test_a_program_gets_one_object(capsys):

@@ -3,12 +3,14 @@ from __future__ import annotations
 import json
 import signal
 import sys
+from functools import partial
 
 import pytest
 import trio
 
 from hyperlog.cli import main
-from hyperlog.dht import open_dht, testnet
+from hyperlog.dht import open_dht, sim_testnet, testnet
+from hyperlog.noding import WATCH_INTERVAL, _say_standing
 from tests.commands import option, running
 
 LOOPBACK = "127.0.0.1"
@@ -73,6 +75,23 @@ async def test_a_node_whose_network_does_not_run_yet_waits_for_it():
         async with testnet(1, port=free_port):
             await node.says("a persistent node")
             assert await node.stop() == 0
+
+
+async def test_a_node_that_waits_for_one_that_has_gone_is_no_guest_yet(autojump_clock, capsys):
+    async with sim_testnet(4, seed=3) as net, trio.open_nursery() as nursery:
+        await net.remove(net.nodes[-1], crash=True)
+        dht = await net.start(firewalled=None)
+        nursery.start_soon(partial(_say_standing, dht, alone=False))
+        with trio.fail_after(60):
+            await dht.bootstrapped()
+            await trio.sleep(2 * WATCH_INTERVAL)
+        address = "{}:{}".format(*dht.address)
+        nursery.cancel_scope.cancel()
+    assert capsys.readouterr().err.splitlines() == [
+        f"no bootstrap node answers yet, trying on; this node answers at {address}",
+        f"joining the network; this node answers at {address}",
+        f"a persistent node at {address}",
+    ]
 
 
 @needs_signal

@@ -131,6 +131,13 @@ async def test_a_key_that_nobody_announces_is_not_reached():
     assert b"`hyperlog doctor` tells more" in done.stderr
 
 
+async def test_without_bootstrap_nodes_nobody_says_that_the_peer_is_missing():
+    done = await run("ping", KeyPair.generate().public_key.hex(), *option((LOOPBACK, 9)))
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert b"no bootstrap node answers" in done.stderr
+    assert b"record" not in done.stderr
+
+
 async def test_a_server_that_ends_ends_the_pings(tmp_path):
     async with testnet(3) as network, open_dht(bootstrap=network.bootstrap, host=LOOPBACK) as dht:
         listener = await dht.listen()

@@ -91,6 +91,18 @@ async def test_without_json_it_tells_people_what_to_do_and_what_it_has_done(tmp_
         await relay.says("relayed 0 bytes for 0 pairs")
 
 
+async def test_a_relay_that_is_not_announced_says_so_and_when_it_is(tmp_path):
+    with trio.socket.socket(type=trio.socket.SOCK_DGRAM) as sock:
+        await sock.bind((LOOPBACK, 0))
+        node = sock.getsockname()
+    async with running("relay", "--host", LOOPBACK, *option(node), cwd=tmp_path) as relay:
+        await relay.says("not announced yet, retrying")
+        await relay.says(f" --bootstrap {node[0]}:{node[1]}\n")
+        async with testnet(2, port=node[1]):
+            await relay.says("announced to 2 DHT nodes", timeout=60)
+            assert await relay.stop() == 0
+
+
 @pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="there is no SIGUSR1")
 async def test_its_counts_are_printed_when_asked_for(tmp_path):
     async with testnet(2) as network:

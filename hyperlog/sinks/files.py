@@ -70,6 +70,7 @@ _ADVICE = {
     errno.EROFS: "the file system is read-only: choose another folder",
     errno.ENOENT: "create the folder above it again",
     errno.ENOTDIR: "choose a folder, not a file",
+    errno.EEXIST: "choose a folder, not a file",
     errno.ELOOP: "remove the symbolic link",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
     errno.ENFILE: "raise the system's limit of open files",
