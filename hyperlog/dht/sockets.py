@@ -211,7 +211,7 @@ class Sockets:
 
     def resume(self) -> None:
         """Bind the server and the client socket again, to the ports that they had if those are
-        free. Pool sockets are gone for good.
+        free. The pool sockets of before are gone for good.
 
         Raises:
             OSError: they cannot be bound; all is as before.
@@ -224,8 +224,8 @@ class Sockets:
         except OSError:
             server.close()
             raise
-        self._sockets = {SERVER: server, CLIENT: client}
-        for index, sock in self._sockets.items():
+        for index, sock in ((SERVER, server), (CLIENT, client)):
+            self._sockets[index] = sock
             self._nursery.start_soon(self._receive_loop, index, sock)
         if self._host6 is not None:
             self.open_ipv6(self._host6)

@@ -199,6 +199,22 @@ async def test_sockets_bound_again_while_they_are_read_go_on_with_one_reader_eac
         await echoes(left, right)
 
 
+async def test_a_pool_socket_opened_while_suspended_works_and_is_closed_when_given_back():
+    async with open_sockets() as (left, right):
+        left.suspend()
+        probed = trio.Event()
+        pool = left.open_pool_socket(lambda address: probed.set())
+        left.resume()
+        address = left.local_address(pool)
+        right.send(SERVER, address, b"\0")
+        with trio.fail_after(5):
+            await probed.wait()
+        left.release(pool)
+        assert left.statistics().sockets == 2
+        with stdlib_socket.socket(stdlib_socket.AF_INET, stdlib_socket.SOCK_DGRAM) as other:
+            other.bind(address)  # nobody holds it any more
+
+
 async def test_a_pool_socket_outlives_its_last_user_by_a_while_only(autojump_clock):
     async with sim_network() as network:
         factories = [network.host("1.1.1.1"), network.host("2.2.2.2")]
