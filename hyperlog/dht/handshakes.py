@@ -91,6 +91,11 @@ class HandshakeTable(Generic[T]):
             if handshake.expired(now):
                 self._forget(message)
 
+    def clear(self) -> None:
+        """Forget all of them."""
+        for message in list(self._by_message):
+            self._forget(message)
+
     def _forget(self, message: bytes) -> None:
         handshake = self._by_message.pop(message)
         if handshake.number is not None:

@@ -543,6 +543,8 @@ class DHT:
                     for listener in self._listeners.values():
                         nursery.start_soon(listener.announcer.suspend)
             finally:
+                for listener in self._listeners.values():
+                    listener.drop_handshakes()
                 self.node.suspend()
                 self.sockets.suspend()
 

@@ -152,11 +152,14 @@ class Listener(trio.abc.Listener[Connection]):
             self._announced.set()
             self._send.close()
             self._abort_unaccepted()
-            for handshake in self._handshakes:
-                handshake.drop()
+            self.drop_handshakes()
             with trio.CancelScope(shield=True):
                 await self.announcer.withdraw()
             self._stopped.set()
+
+    def drop_handshakes(self) -> None:
+        """Give up what clients have begun and is no open connection yet, hole punches included."""
+        self._handshakes.clear()
 
     async def wait_announced(self) -> int:
         """Return the number of nodes that hold our record, once the first attempt is over."""

@@ -10,6 +10,7 @@ import trio.testing
 
 from hyperlog.dht.announcer import ANNOUNCE_TO
 from hyperlog.dht.errors import (
+    ConnectError,
     PeerConnectionFailed,
     RequestSuspended,
     StreamTimeout,
@@ -21,6 +22,7 @@ from hyperlog.dht.sockets import CLIENT, SERVER
 from hyperlog.dht.surroundings import Surroundings
 from hyperlog.dht.testing import testnet
 from tests.dht.peers import host_name, sim_dht
+from tests.dht.punching import open_behind_nat
 
 SIZE = 8
 
@@ -138,6 +140,31 @@ async def test_connecting_while_suspended_leaves_nothing_behind(autojump_clock):
             with pytest.raises(Suspended):
                 await node.connect(KeyPair.generate().public_key)
         assert node.statistics().sockets.streams == 0
+
+
+async def test_hole_punches_of_a_server_end_when_it_is_suspended(autojump_clock):
+    async with (
+        sim_dht(SIZE) as net,
+        open_behind_nat(net, 1, mapping="random") as (router, server),
+        open_behind_nat(net, 2) as (_, client),
+    ):
+        listener = await server.listen()
+        await listener.wait_announced()
+        await client.bootstrapped()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(no_way_to, client, listener.public_key)
+            with trio.fail_after(5):
+                await until(lambda: server.statistics().punches.random_punches)
+            await server.suspend()
+            assert server.statistics().punches.random_punches == 0
+            assert router.sockets_of("192.168.1.2") == []
+            await server.resume()
+            assert len(router.sockets_of("192.168.1.2")) == 2
+
+
+async def no_way_to(client, key):
+    with pytest.raises(ConnectError):
+        await client.connect(key)
 
 
 async def test_a_server_may_listen_while_suspended_and_is_announced_when_resumed(autojump_clock):
