@@ -268,12 +268,14 @@ class Shipper:
 
     async def _collect(self) -> None:
         limit, sent_at = BATCH, 0.0
+        told = 0  # numbers below it are known to who sends
         while True:
             requests = len(self._requests)
-            numbered = self._spool.next_number
             drained = self._drain(limit)
             ended = drained < limit
-            if self._spool.next_number > numbered and (ended or trio.current_time() >= sent_at):
+            # Not what this round has numbered: the one that ends a burst may find nothing.
+            if self._spool.next_number > told and (ended or trio.current_time() >= sent_at):
+                told = self._spool.next_number
                 self._sendable.unpark_all()
             if ended:
                 limit, sent_at = BATCH, 0.0

@@ -23,6 +23,7 @@ from hyperlog.client import EXIT_TIMEOUT, Client
 from hyperlog.dht import KeyPair, SimNetwork, open_dht
 from hyperlog.errors import ConfigError
 from hyperlog.server import Server
+from hyperlog.shipper import BATCH, BURST_BATCH
 from hyperlog.trace import Trace, clear_trace_function, create_tracer, set_trace_function
 
 ROOT = Path(__file__).parent.parent
@@ -263,6 +264,20 @@ async def test_a_burst_is_left_alone_at_first_and_a_lone_trace_is_not(autojump_c
         assert await numbers(5000) == list(range(1, 5001))
         assert 0.03 <= trio.current_time() - began_at <= 0.3
         assert await client.wait_flushed()
+
+
+@pytest.mark.parametrize("batches", [0, 1, 3])
+async def test_a_burst_that_ends_with_a_full_batch_is_sent_like_any_other(batches, autojump_clock):
+    sockets = Sockets()
+    client = Client()
+    async with client.running(create_socket=sockets):
+        await trio.testing.wait_all_tasks_blocked()
+        count = BATCH + batches * BURST_BATCH
+        for n in range(count):
+            Order().place(n)
+        with trio.fail_after(1.0):
+            for n in range(count):
+                assert json.loads(await sockets.servers[0].receive())["traceNumber"] == n
 
 
 async def test_a_disk_that_works_again_is_used_though_nothing_is_traced(
