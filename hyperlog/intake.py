@@ -104,6 +104,10 @@ class Intake:
         """A place among the connections, for `converse`; None if there is none for this one."""
         return self._visits.enter(link, sender)
 
+    def leave(self, guest: Guest) -> None:
+        """Give a place back that is not to come to `converse`."""
+        self._visits.leave(guest)
+
     async def converse(self, link: Link, sender: Sender, guest: Guest) -> None:
         """Serve one connection to its end, and close it; nothing it does can hurt the others.
 

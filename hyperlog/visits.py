@@ -182,6 +182,10 @@ class Visits:
             self.refused += 1
         return guest
 
+    def leave(self, guest: Guest) -> None:
+        """See `Intake.leave`."""
+        self._gate.leave(guest)
+
     async def converse(self, link: Link, sender: Sender, guest: Guest) -> None:
         """See `Intake.converse`."""
         self.accepted += 1

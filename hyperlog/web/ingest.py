@@ -149,7 +149,11 @@ async def ingest_websocket(websocket: WebSocket) -> None:
     guest = service.intake.enter(link, sender)
     if guest is None:
         raise Problem(503, "too many connections", code="LIMIT", retry_after=10)
-    await websocket.accept()
+    try:
+        await websocket.accept()
+    except BaseException:
+        service.intake.leave(guest)
+        raise
     await service.intake.converse(link, sender, guest)
 
 

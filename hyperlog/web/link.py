@@ -24,7 +24,7 @@ class WebSocketLink:
     def __init__(self, websocket: WebSocket, *, authenticated: bool) -> None:
         """`authenticated` says that a good token came with the upgrade."""
         self.authenticated = authenticated
-        """whether the peer has shown a token, or sent anything"""
+        """whether the peer has shown a token, or said anything"""
         self._websocket = websocket
         self._sending = trio.Lock()
         connection: HTTPConnection = websocket.scope["state"]["connection"]
@@ -63,9 +63,11 @@ class WebSocketLink:
         event = await self._websocket.receive()
         if event["type"] != "websocket.receive":
             raise trio.EndOfChannel
-        self.authenticated = True
         data: bytes | None = event.get("bytes")
-        return [event["text"].encode() if data is None else data]
+        message = event["text"].encode() if data is None else data
+        if message:  # an empty one can come from anybody, and is never answered
+            self.authenticated = True
+        return [message]
 
     async def aclose(self) -> None:
         """Close in order; the peer can read what was sent before."""

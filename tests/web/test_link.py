@@ -11,7 +11,7 @@ from trio_websocket import ConnectionClosed
 
 from hyperlog.control import encode_batch
 from hyperlog.limits import ServerLimits
-from hyperlog.web import httpserver
+from hyperlog.web import connection, httpserver
 from tests.web.site import open_session, record, site, until
 
 SESSION = "123456789"
@@ -186,3 +186,40 @@ async def test_messages_are_not_compressed_for_they_could_be_of_any_size(tmp_pat
             answer = await stream.receive_some()
         assert answer.startswith(b"HTTP/1.1 101")
         assert b"extensions" not in answer.lower()
+
+
+async def test_a_stranger_s_empty_messages_hold_no_place(tmp_path):
+    limits = ServerLimits(proof_time=0.5)
+    async with site(tmp_path, limits=limits) as here, here.websocket() as websocket:
+        await websocket.get_message()  # the greeting
+        await websocket.send_message(b"")
+        with pytest.raises(ConnectionClosed), trio.fail_after(10):
+            await websocket.get_message()
+
+
+async def test_a_connection_that_ends_as_it_is_being_accepted_gives_its_place_back(
+    tmp_path, monkeypatch
+):
+    send, stalled = connection.HTTPConnection.protocol_send, trio.Event()
+
+    async def protocol_send(self, event):
+        if getattr(event, "data", b"").startswith(b"HTTP/1.1 101") and not stalled.is_set():
+            stalled.set()
+            await trio.sleep_forever()  # a peer that has asked for much before, and reads nothing
+        await send(self, event)
+
+    monkeypatch.setattr(connection.HTTPConnection, "protocol_send", protocol_send)
+    limits = ServerLimits(connections=1, proof_time=0.2)
+    async with site(tmp_path, limits=limits) as here:
+        headers = {"Connection": "Upgrade", "Upgrade": "websocket"}
+        headers |= {"Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ=="}
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        async with await here.stream() as stream:
+            head = f"GET /api/v1/ingest HTTP/1.1\r\nHost: localhost\r\n{lines}\r\n"
+            await stream.send_all(head.encode())
+            with trio.fail_after(10):
+                await stalled.wait()
+                assert not await stream.receive_some()
+        await until(lambda: not here.shared.server.statistics().connections)
+        async with here.websocket(token=here.token()) as websocket:
+            await open_session(websocket)
