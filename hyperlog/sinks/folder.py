@@ -69,11 +69,12 @@ class _KeyFiles:
 
     @property
     def size(self) -> int:
-        return self.live + sum(file.size for file in self.rotated.values())
+        return self.live + sum(file.size for file in list(self.rotated.values()))
 
 
 class LogFolder:
-    """The table of a folder's files. One thread changes it; others may ask for `rotated_paths`."""
+    """The table of a folder's files. One thread changes it; others may ask what there is, and
+    `check_quota`."""
 
     def __init__(self, path: Path, policy: FilePolicy) -> None:
         self.path = path
@@ -92,7 +93,7 @@ class LogFolder:
 
     @property
     def files(self) -> int:
-        return sum(len(files.rotated) + 1 for files in self._keys.values())
+        return sum(len(files.rotated) + 1 for files in list(self._keys.values()))
 
     @property
     def keys(self) -> int:

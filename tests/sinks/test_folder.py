@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+import threading
 import time
 
 import pytest
@@ -153,3 +155,26 @@ def test_retention_and_quota_agree_on_a_folder_that_is_always_written(tmp_path):
             sink.tidy(time.time())
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 7000
     sink.close()
+
+
+def test_the_table_can_be_asked_while_the_writer_s_thread_changes_it(tmp_path):
+    found = table(tmp_path)
+    interval = sys.getswitchinterval()
+
+    def change(first: int) -> None:
+        for number in range(first, first + 5000):
+            found.opened(number.to_bytes(32, "big"), 1, NOW)
+            found.rotated(A, number, NOW)
+
+    change(1)
+    thread = threading.Thread(target=change, args=(5001,))
+    sys.setswitchinterval(1e-6)
+    try:
+        thread.start()
+        while thread.is_alive():
+            assert found.files >= 0
+            assert found.size_of(A) >= 0
+    finally:
+        sys.setswitchinterval(interval)
+        thread.join()
+    assert found.files == 10_001 + 10_000
