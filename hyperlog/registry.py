@@ -134,7 +134,7 @@ class Registry:
         if self._identity != _identity(self.path):
             self.close()
             self._identity = None
-            self._open(create=False)
+            self._reopen()
             return True
         version = self.read("PRAGMA data_version")[0][0]
         if version == self._version:
@@ -144,9 +144,15 @@ class Registry:
 
     def _connected(self) -> sqlite3.Connection:
         if self._connection is None:
-            self._open(create=False)
+            self._reopen()
         assert self._connection is not None
         return self._connection
+
+    def _reopen(self) -> None:
+        try:
+            self._open(create=False)
+        except ConfigError as error:  # somebody has put one of a later version in its place
+            raise KeyFileError(str(error)) from None
 
     def _open(self, *, create: bool) -> None:
         path = self.path

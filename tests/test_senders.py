@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 import sys
 import time
 
@@ -239,4 +240,20 @@ def test_a_registry_that_vanishes_is_told_and_what_was_known_goes_on_to_hold(
     assert len([r for r in caplog.records if r.levelno >= logging.WARNING]) == 1
     (tmp_path / "elsewhere").rename(tmp_path / "registry.sqlite")
     permits.reload()
+    assert code(permits, peer(), hello(token=token)) is None
+
+
+def test_a_registry_of_a_later_version_in_its_place_harms_no_server(
+    permits, authority, tmp_path, caplog
+):
+    token, _ = authority.issue("cerco", now=time.time())
+    permits.reload()
+    later = sqlite3.connect(tmp_path / "later")
+    later.execute("PRAGMA user_version = 99")
+    later.close()
+    (tmp_path / "later").chmod(0o600)
+    (tmp_path / "later").rename(tmp_path / "registry.sqlite")
+    permits.reload()
+    permits.reload()
+    assert "version 99" in caplog.text
     assert code(permits, peer(), hello(token=token)) is None
