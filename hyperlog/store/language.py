@@ -26,6 +26,7 @@ from hyperlog.store.levels import LEVEL_NAMES, level_of_name
 from hyperlog.store.query import (
     FIELDS,
     MAX_DEPTH,
+    MAX_VALUE,
     TIMES,
     And,
     Compare,
@@ -233,6 +234,10 @@ class _Parser:
     def bare_value(self, field: str, text: str, place: int) -> Scalar:
         number = _NUMBER.fullmatch(text)
         if number is not None and (field in _NUMERIC or field not in FIELDS):
+            if len(text) > MAX_VALUE:  # int() itself refuses some thousands of digits
+                self.fail(
+                    f"a number of {len(text)} characters, at most {MAX_VALUE} are read", place
+                )
             return float(text) if number["fraction"] else int(text)
         if field == "level":
             return level_of_name(text) or text

@@ -215,3 +215,10 @@ def test_what_is_bare_stays_bare():
         "time>=2026-11-20T10:00:00Z",
     ):
         assert to_text(parse(text)) == text
+
+
+@pytest.mark.parametrize("field", ["a", "level", "number", "time"])
+def test_a_number_of_thousands_of_digits_is_refused_where_it_stands(field):
+    with pytest.raises(QueryError) as caught:
+        parse(f"{field}:-{'9' * 5000}")
+    assert caught.value.position == len(field) + 1
