@@ -45,6 +45,7 @@ MAX_VALUES: Final = 500_000  # at most; a body of 8 MiB has about 200,000
 MAX_LOGGER: Final = 256  # characters
 MAX_NAME: Final = 64  # characters of an application or instance
 MAX_TIME: Final = 253402300799.0  # s since 1970: the year 9999
+MAX_STAMP: Final = 1e21  # of a time in any unit; an integer may have thousands of digits
 NDJSON: Final = {"application/x-ndjson", "application/ndjson", "application/jsonl"}
 LOOKED_AT: Final = {
     "",
@@ -144,6 +145,13 @@ def parse_record_untrusted(data: bytes, now: float) -> Entry:
         fields = _decode_object(data)
     except _NOT_JSON as error:
         raise BadField(None, f"no JSON object: {_reason(error)}") from None
+    try:
+        return _entry(data, fields, now)
+    except _NOT_JSON as error:  # values are looked at one by one
+        raise BadField(None, f"a value cannot be read: {_reason(error)}") from None
+
+
+def _entry(data: bytes, fields: dict[str, Raw], now: float) -> Entry:
     if "message" not in fields:
         if "app_name" in fields or "data" in fields:
             return _lion_entry(fields, now)
@@ -235,7 +243,7 @@ def _time(value: object, now: float) -> str:
     elif isinstance(value, int | float) and not isinstance(value, bool):
         # Seconds, milliseconds, microseconds or nanoseconds: of our time these are far apart.
         unit = next(unit for limit, unit in _UNITS if abs(value) < limit)
-        seconds = value / unit
+        seconds = value / unit if abs(value) < MAX_STAMP else MAX_STAMP
     else:
         raise ValueError("is a text like 2026-11-20T10:00:00.000Z, or seconds since 1970")
     if not 0 <= seconds <= MAX_TIME:

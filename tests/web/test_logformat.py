@@ -256,3 +256,22 @@ def test_any_bytes_are_records_or_a_reason(data):
             parse_record_untrusted(one, NOW)
     except BadField:
         pass
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'{"message":"m","time":%b}' % (b"9" * 400),
+        b'{"message":"m","time":"\xff"}',
+        b'{"message":"m","instance":"\xff"}',
+        b'{"message":"m","instance":1e400}',
+        b'{"message":"m","traceSessionId":"\xff","traceNumber":1}',
+        b'{"message":"m","traceSessionId":"s","traceNumber":1e400}',
+        b'{"message":"m","logger":"\xff"}',
+        b'{"message":"m","more":1,"attributes":{"\xff":1}}',
+        b'{"app_name":"a","instance_name":"i","data":{"content":"m","\xff":1}}',
+    ],
+)
+def test_a_value_that_cannot_be_read_is_its_record_s_fault_alone(text):
+    with pytest.raises(BadField):
+        parse_record_untrusted(text, NOW)
