@@ -50,13 +50,15 @@ EXIT_USAGE = 2
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line `arguments` (default: the process's); the exit status."""
     _replace_closed_streams()
-    options = build_parser().parse_args(arguments)
+    options, unknown = build_parser().parse_known_args(arguments)
     logging.basicConfig(
         level=[logging.WARNING, logging.INFO, logging.DEBUG][min(options.verbose, 2)],
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
     run: Callable[[argparse.Namespace], int] = options.run
     try:
+        if unknown:
+            raise ConfigError(f"unrecognized arguments: {' '.join(unknown)}")
         return run(options)
     except ConfigError as err:
         print(f"usage: hyperlog {options.command} ...; --help tells more", file=sys.stderr)
@@ -65,6 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _say_error(err, EXIT_FAILURE)
     except BaseExceptionGroup as group:
         # A nursery wraps what ended it; one known reason is told as such.
+        if group.subgroup(KeyboardInterrupt) is not None:
+            return 128 + signal.SIGINT
         known, others = group.split((HyperlogError, DHTError, OSError))
         if others is not None or known is None:
             raise

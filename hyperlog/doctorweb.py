@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 import time
 from collections.abc import Mapping
@@ -99,7 +100,8 @@ class _Examination:
             )
         except OSError as err:
             reason = _first(err)
-            told = reason.strerror if isinstance(reason, OSError) else None
+            # trio's text names the address once more.
+            told = os.strerror(reason.errno) if isinstance(reason, OSError) and reason.errno else ""
             self._fail(
                 "tcp",
                 f"no connection to port {port}: {told or reason}",

@@ -43,6 +43,7 @@ def records(folder):
         (["serve", "--bootstrap", "nowhere"], "write it like 203.0.113.7:49737"),
         (["serve", "--bootstrap", "a:99999"], "write it like 203.0.113.7:49737"),
         (["serve", "--port", "65536"], "ports go from 1 to 65535"),
+        (["serve", "--prot", "1", "--local"], "unrecognized arguments: --prot 1"),
         (["serve", "--port", "x"], "ports go from 1 to 65535"),
         (["serve", "--host", "example.org"], "no IPv4 address to bind"),
         (["serve", "--local", "--bootstrap", "a:1"], "leave out one of the two"),

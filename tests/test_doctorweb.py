@@ -103,7 +103,9 @@ async def test_what_is_no_such_server_is_told(answer, text):
 async def test_a_port_without_a_server_and_a_name_that_does_not_exist_are_told():
     async with answering(b"") as address:
         pass
-    assert (await look(address)).failed == ["tcp"]
+    notes = await look(address)
+    assert notes.failed == ["tcp"]
+    assert notes.all["tcp"].text == f"no connection to port {address.port}: Connection refused"
     for name in ("nowhere.invalid", f"{'a' * 100}.invalid"):
         notes = await look(WebAddress(name, 443, True), ssl.create_default_context())
         assert notes.failed == ["names"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -142,6 +143,27 @@ def test_what_cannot_be_delivered_stays(server_key):
     assert (status, counts["delivered"], counts["left"]) == (1, 0, 7)
     assert "7 are left" in talk
     assert folder.count_orphans() == {"123456": 7}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="another system's signals")
+def test_an_interrupt_ends_it_without_a_trace_of_the_stack(server_key):
+    folder = leave("shop", server_key, 3)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as node:
+        node.bind(("127.0.0.1", 0))
+        node.settimeout(30)
+        arguments = ("--bootstrap", f"127.0.0.1:{node.getsockname()[1]}")
+        with subprocess.Popen(
+            [sys.executable, "-m", "hyperlog", "flush-spool", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            # A shell has what it runs in the background ignore it.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        ) as process:
+            node.recv(2048)  # it is on its way
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=30)
+    assert (process.returncode, out, err) == (130, b"", b"")
+    assert folder.count_orphans() == {"123456": 3}
 
 
 def test_a_running_application_keeps_its_records(tmp_path, server_key):
