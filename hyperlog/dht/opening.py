@@ -58,28 +58,33 @@ async def open_dht(
 
     Raises:
         OSError: the port (with `exact_port`) or the address cannot be bound.
+        LocalProtocolError: one of `nodes` is no IPv4 address and port.
     """
     node_cache = NodeCache(cache) if cache is not None else None
     remembered = await trio.to_thread.run_sync(node_cache.load) if node_cache is not None else []
     # Whatever is open from here on is closed by `run`: nothing may be waited for before it.
     opener = Sockets.open_exact if exact_port else Sockets.open
     sockets = opener(host, port, socket_factory)
-    node = RPCNode(
-        sockets,
-        bootstrap=list(bootstrap),
-        nodes=list(nodes),
-        ephemeral=ephemeral,
-        firewalled=firewalled,
-        outside_address=_first_node_address(sockets) if not bootstrap and not nodes else None,
-        random_bytes=random_bytes,
-    )
-    dht = DHT(
-        sockets,
-        node,
-        key_pair=key_pair or KeyPair.generate(),
-        random_bytes=random_bytes,
-        rng=random.Random(random_bytes(16)),
-    )
+    try:
+        node = RPCNode(
+            sockets,
+            bootstrap=list(bootstrap),
+            nodes=list(nodes),
+            ephemeral=ephemeral,
+            firewalled=firewalled,
+            outside_address=_first_node_address(sockets) if not bootstrap and not nodes else None,
+            random_bytes=random_bytes,
+        )
+        dht = DHT(
+            sockets,
+            node,
+            key_pair=key_pair or KeyPair.generate(),
+            random_bytes=random_bytes,
+            rng=random.Random(random_bytes(16)),
+        )
+    except BaseException:
+        sockets.close()
+        raise
     node.remember(remembered)
     # The node outlives a cancellation of the caller by as long as it takes to withdraw.
     scope = trio.CancelScope()

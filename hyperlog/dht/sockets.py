@@ -193,9 +193,13 @@ class Sockets:
             self._nursery = None
             for stream in list(self._streams.values()):
                 stream.destroy()
-            for sock in self._sockets.values():
-                sock.close()
-            self._sockets.clear()
+            self.close()
+
+    def close(self) -> None:
+        """Close all sockets; `run` does so when it ends, so that only who never runs them must."""
+        for sock in self._sockets.values():
+            sock.close()
+        self._sockets.clear()
 
     def suspend(self) -> None:
         """Close all sockets until `resume`; streams end, and their peers are told."""
@@ -205,9 +209,7 @@ class Sockets:
             stream.destroy(Suspended("the node was suspended"))
         self._backlog.clear()
         self._bound = {index: self.local_address(index) for index in (SERVER, CLIENT)}
-        for sock in self._sockets.values():
-            sock.close()
-        self._sockets.clear()
+        self.close()
 
     def resume(self) -> None:
         """Bind the server and the client socket again, to the ports that they had if those are

@@ -11,7 +11,13 @@ import pytest
 import trio
 import trio.testing
 
-from hyperlog.dht.errors import KeyPairInUse, NodeDestroyed, PeerNotFound, TooFewNodes
+from hyperlog.dht.errors import (
+    KeyPairInUse,
+    LocalProtocolError,
+    NodeDestroyed,
+    PeerNotFound,
+    TooFewNodes,
+)
 from hyperlog.dht.keys import KeyPair
 from hyperlog.dht.opening import open_dht
 from hyperlog.dht.testing import testnet
@@ -74,6 +80,16 @@ async def test_a_start_that_is_cancelled_leaves_no_descriptor_behind(tmp_path):
                 await trio.lowlevel.checkpoint()
         assert scope.cancelled_caught
         assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts in /proc")
+async def test_a_node_that_cannot_be_made_leaves_no_descriptor_behind():
+    gc.collect()
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(LocalProtocolError, match="not an IPv4 address"):
+        async with open_dht(bootstrap=[], host="127.0.0.1", nodes=[("example.org", 1)]):
+            pass
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 async def test_closing_the_node_ends_its_connections_at_both_ends():
