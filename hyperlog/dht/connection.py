@@ -347,7 +347,8 @@ class Connection(trio.abc.Channel[bytes]):
         """
         if self._messages and not self._closed_here:
             await trio.lowlevel.checkpoint()
-            return self._messages.popleft()
+            if self._messages:  # closing forgets them
+                return self._messages.popleft()
         messages = await self.receive_many()
         first = messages[0]
         self._messages.extendleft(reversed(messages[1:]))

@@ -87,6 +87,7 @@ class UDXStream(trio.abc.HalfCloseableStream):
         self._finished = False
         self._closed_here = False
         self._destroyed = False
+        self._cut = False
         self._ended = False
         self._readers = trio.lowlevel.ParkingLot()
         self._writers = trio.lowlevel.ParkingLot()
@@ -164,7 +165,7 @@ class UDXStream(trio.abc.HalfCloseableStream):
 
     def handle_timer(self, now: float) -> None:
         self.core.handle_timer(now)
-        if self.handle_extra_timer is not None and not self._finished:
+        if self.handle_extra_timer is not None and not self.finished:
             self.handle_extra_timer(now)
         self._take_events()
         if self._silence_limit is not None and not self._finished:
@@ -273,6 +274,8 @@ class UDXStream(trio.abc.HalfCloseableStream):
         What was not read is forgotten. With `error`, whoever uses the stream has lost it for that
         reason; without it, has closed it.
         """
+        # What was thrown away must not look like the end of what the peer sent.
+        self._cut = self._cut or self.core.readable_bytes > 0 or not self._finished
         self.core.discard()
         if self._finished:
             return
@@ -301,7 +304,7 @@ class UDXStream(trio.abc.HalfCloseableStream):
     @property
     def finished(self) -> bool:
         """Whether the stream is over: ended by both sides, reset, timed out or destroyed."""
-        return self._finished
+        return self.core.closed  # callbacks run before the event of it is taken
 
     @property
     def error(self) -> DHTError | None:
@@ -326,7 +329,7 @@ class UDXStream(trio.abc.HalfCloseableStream):
         """Raise what reading or writing would: closed here, or over."""
         if self._closed_here:
             raise trio.ClosedResourceError("this end of the stream is closed")
-        if self._finished:
+        if self.finished:
             raise trio.BrokenResourceError("the stream is over") from self._error
 
     # -- writing ----------------------------------------------------------------------------------
@@ -388,7 +391,7 @@ class UDXStream(trio.abc.HalfCloseableStream):
 
     def end_soon(self) -> None:
         """Queue the end of our direction; the peer reads everything before it. Safe to repeat."""
-        if not self._ended and not self._finished:
+        if not self._ended and not self.finished:
             self._ended = True
             self.core.write_end(trio.current_time())
             self._sockets.mark_dirty(self.core.local_id)
@@ -420,7 +423,7 @@ class UDXStream(trio.abc.HalfCloseableStream):
                 raise trio.ClosedResourceError("this end of the stream is closed")
             if self.core.readable_bytes:
                 return True
-            if self.core.end_received:
+            if self.core.end_received and not self._cut:
                 return False
             if self._finished:
                 raise trio.BrokenResourceError("the stream is over") from self._error

@@ -13,6 +13,8 @@ import trio.testing
 from hyperlog.dht import connection, streams
 from hyperlog.dht.errors import BadSignature, InvalidValue, LocalProtocolError, StreamTimeout
 from hyperlog.dht.noise.secretstream import MAX_MESSAGE
+from hyperlog.dht.paths import StreamPaths
+from hyperlog.dht.relaying import RelayedPath
 from hyperlog.dht.sockets import CLIENT, SERVER
 from tests.dht.peers import (
     connection_pair,
@@ -222,6 +224,37 @@ async def test_a_stream_without_remote_or_life_has_none_to_change():
         assert left.statistics().streams == 0
 
 
+@pytest.mark.parametrize("orderly", [True, False])
+async def test_a_stream_may_end_in_the_very_moment_in_which_its_move_is_over(
+    orderly, autojump_clock
+):
+    async with sim_network(delay=0.01) as network:
+        factories = [network.host("1.1.1.1"), network.host("2.2.2.2")]
+        async with open_sockets(2, factories) as (left, right):
+            a, b = new_stream(left), new_stream(right)
+            paths = StreamPaths(a)
+            paths.expect(b.core.local_id, through_node=False)
+            relay = RelayedPath(SERVER, right.local_address(SERVER), b.core.local_id)
+            paths.take_relayed(relay)
+            b.connect(SERVER, a.core.local_id, left.local_address(SERVER))
+            if orderly:
+                b.end_soon()
+                assert await a.receive_some() == b""
+                a.end_soon()
+            else:
+                a.write_soon(b"x")
+            await trio.sleep(0.001)  # it is in flight on the old path
+            paths.take(CLIENT, right.local_address(CLIENT))
+            assert a.remote_is_changing
+            if not orderly:
+                assert await b.receive_some() == b"x"
+                b.destroy()  # comes in one batch with the acknowledgement
+            await a.wait_finished()
+            assert (a.error is None) == orderly
+            await trio.sleep(5)
+            assert left.statistics().streams == right.statistics().streams == 0
+
+
 async def test_streams_that_move_to_and_fro_on_real_sockets_lose_nothing():
     data = random.Random(8).randbytes(3_000_000)
     async with open_sockets() as (left, right):
@@ -391,6 +424,42 @@ async def test_abort_breaks_the_peer():
         a.abort()
         await a.aclose()
         await b.aclose()
+
+
+async def test_an_abort_with_a_reason_is_no_end_of_what_the_peer_sent(autojump_clock):
+    async with sim_connections() as (_, a, b):
+        await b.send(b"1")
+        assert await a.receive() == b"1"
+        await b.send_many([b"2", b"3"])
+        await b.send_eof()
+        await trio.sleep(1)  # all of it is here and nothing of it was read
+        a.abort(StreamTimeout("for a test"))
+        with pytest.raises(trio.BrokenResourceError) as caught:
+            await a.receive()
+        assert isinstance(caught.value.__cause__, StreamTimeout)
+
+
+@pytest.mark.parametrize("reason", [None, StreamTimeout("for a test")])
+async def test_an_abort_between_two_messages_ends_their_reader_in_order(reason, autojump_clock):
+    expected = trio.BrokenResourceError if reason else trio.ClosedResourceError
+
+    async def expect_the_end(connection):
+        with pytest.raises(expected):
+            await connection.receive()
+
+    async with sim_connections() as (_, a, b), trio.open_nursery() as nursery:
+
+        async def abort_both():
+            a.abort(reason)
+            b.abort(reason)
+
+        for sender, receiver in ((a, b), (b, a)):
+            await sender.send_many([b"1", b"2", b"3"])
+            assert await receiver.receive() == b"1"
+        # Tasks run forwards or backwards: one of the readers has begun when the abort comes.
+        nursery.start_soon(expect_the_end, a)
+        nursery.start_soon(abort_both)
+        nursery.start_soon(expect_the_end, b)
 
 
 async def test_closing_wakes_every_waiting_task(autojump_clock):
@@ -680,6 +749,19 @@ async def test_without_liveness_a_dead_peer_is_noticed_within_twenty_seconds(aut
         with pytest.raises(trio.BrokenResourceError):
             await a.receive()
         assert trio.current_time() - started < 20
+
+
+async def test_a_peer_may_be_given_up_in_the_moment_of_a_keep_alive(autojump_clock):
+    async with sim_connections() as (network, a, b):
+        await a.send(b"x")
+        assert await b.receive() == b"x"
+        network.cut("2.2.2.2")
+        await a.send(b"y")
+        await trio.sleep(12.5)
+        autojump_clock.jump(5)  # the last timeout and the keep-alive are both due by now
+        with pytest.raises(trio.BrokenResourceError) as caught:
+            await a.receive()
+        assert isinstance(caught.value.__cause__, StreamTimeout)
 
 
 @pytest.mark.parametrize("pause", [1.0, 3.6, 4.3, 5.5, 60.0])
