@@ -73,7 +73,7 @@ class ClientStatistics:
     buffered_bytes: int
     """in use, of `max_buffer_bytes`"""
     failed: int
-    """log messages that could not be taken: too deep a recursion, no memory"""
+    """log messages and added traces that could not be taken: too deep a recursion, no memory"""
 
 
 class _State(Enum):
@@ -256,7 +256,10 @@ class Client:
         put = self._put
         if put is None:
             return
-        put(trace if isinstance(trace, Trace) else _trace_of(trace))
+        try:
+            put(trace if isinstance(trace, Trace) else _trace_of(trace))
+        except Exception:  # a mapping of the application's may do anything
+            self._failed += 1
 
     def debug(
         self,

@@ -131,7 +131,7 @@ class Handler(logging.Handler):
             level_name(record.levelno),
             message,
             _attributes(record),
-            (str(record.pathname), record.funcName or "", line if type(line) is int else None),
+            (str(record.pathname), str(record.funcName or ""), line if type(line) is int else None),
             error,
             str(record.name),
         )

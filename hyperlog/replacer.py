@@ -61,6 +61,8 @@ def replace_strictly(props: Mapping[str, Any]) -> dict[str, Any]:
 
 def safe_text(text: str, limit: int = MAX_TEXT) -> str:
     """`text` cut to `limit` characters, with lone surrogates (not encodable) replaced."""
+    if type(text) is not str:  # msgspec takes no subclasses, and they may lie about themselves
+        text = str.__str__(text)
     if len(text) > limit:
         text = f"{text[:limit]}[... {len(text) - limit} more characters]"
     if text.isascii():
@@ -88,7 +90,9 @@ class _Walk:
             return _integer(value)  # type: ignore[arg-type]
         try:
             return self._replace_other(value, depth)
-        except Exception:  # the value's own methods may raise anything
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # the value's own methods may raise anything
             return f"[unserialisable {_class_name(value)}]"
 
     def _text(self, text: str, limit: int = MAX_TEXT) -> str:

@@ -227,7 +227,12 @@ class ClientSession(KeptSession):
         pending = queue.take_pending(limit)
         for number, (timestamp, item, props) in enumerate(pending, number):  # noqa: B020
             encode: Any = encode_log if type(item) is LogEntry else encode_trace
-            messages.append(encode(item, timestamp, session_id, number, props))
+            try:
+                message = encode(item, timestamp, session_id, number, props)
+            except BaseException:  # one made by hand may hold anything; the others are not to pay
+                self._remember_loss(number, number, 1)
+                message = encode_gap(Gap(session_id, number, number, 1, "unserialisable"), now)
+            messages.append(message)
         if messages:
             spool.put(messages)
         return len(pending)

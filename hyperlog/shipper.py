@@ -229,6 +229,7 @@ class Shipper:
             self._resolve_all()
             self._close_spool()
 
+    @trio.lowlevel.enable_ki_protection
     def _close_spool(self) -> None:
         """Leave what is not delivered to the next process, what was traced just now included."""
         if self._folder is not None:
@@ -258,6 +259,7 @@ class Shipper:
     def _has_work(self) -> bool:
         return bool(self._queue.pending or self._requests)
 
+    @trio.lowlevel.enable_ki_protection  # what is taken out of the queue has to reach the spool
     def _drain(self, limit: int) -> int:
         # What an object logs while its own text is made must not have its text made in turn.
         self._encoding_in = threading.get_ident()

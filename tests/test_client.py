@@ -3,7 +3,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -21,10 +23,19 @@ import trio.testing
 from hyperlog import trace as trace_module
 from hyperlog.client import EXIT_TIMEOUT, Client
 from hyperlog.dht import KeyPair, SimNetwork, open_dht
+from hyperlog.diskspool import SpoolFolder
 from hyperlog.errors import ConfigError
+from hyperlog.logs import LogEntry
 from hyperlog.server import Server
 from hyperlog.shipper import BATCH, BURST_BATCH
-from hyperlog.trace import Trace, clear_trace_function, create_tracer, set_trace_function
+from hyperlog.trace import (
+    CallSite,
+    Trace,
+    TracedObject,
+    clear_trace_function,
+    create_tracer,
+    set_trace_function,
+)
 
 ROOT = Path(__file__).parent.parent
 NOBODY = "5a" * 32  # a key that nobody listens on
@@ -320,6 +331,80 @@ async def test_what_the_buffer_cannot_hold_is_told_in_the_log(tmp_path):
     assert lost == 5000 - len(numbers) > 0
     gaps = [note for note in notes(tmp_path, key) if note.startswith("Lost ")]
     assert sum(int(note.split()[1]) for note in gaps) == lost
+
+
+class Word(str):
+    __slots__ = ()
+
+
+class Quits:
+    def __repr__(self):
+        raise SystemExit(1)
+
+
+class Described:
+    def __repr__(self):
+        return Word("described")
+
+
+class Interrupts:
+    def __repr__(self):
+        signal.raise_signal(signal.SIGINT)
+        return "interrupts"
+
+
+async def test_nothing_that_is_traced_or_logged_keeps_the_rest_from_arriving(autojump_clock):
+    named = type(Word("Named"), (), {})()
+    sockets, client = Sockets(), Client()
+    async with client.running(create_socket=sockets):
+        tracer = create_tracer(named)
+        tracer.trace(Word("id"), {"value": Described()})
+        tracer.trace("quits", {"value": Quits(), "n": 1})
+        client.add_trace(Trace(None, TracedObject(object(), 1), None, None, CallSite("f", "f"), {}))
+        client.put_log(LogEntry("INFO", "no time"), math.nan)
+        client.info("odd place")
+        Order().place(1)
+        assert await client.wait_flushed()
+        first, quits, made, timeless, said, last = [
+            json.loads(await sockets.servers[0].receive()) for _ in range(6)
+        ]
+    assert (first["id"], first["object"]["className"]) == ("id", "Named")
+    assert first["caller"]["props"] == {"value": "described"}
+    assert quits["caller"]["props"] == {"value": "[unserialisable Quits]", "n": 1}
+    for number, gap in (2, made["gap"]), (3, timeless["gap"]):
+        assert (gap["from"], gap["to"], gap["count"]) == (number, number, 1)
+        assert gap["reason"] == "unserialisable"
+    assert (said["message"], last["traceNumber"]) == ("odd place", 5)
+    assert client.statistics().lost == 2
+
+
+def test_a_mapping_that_raises_is_counted_and_no_error(client):
+    class Refuses(dict):
+        def get(self, name):
+            raise KeyError(name)
+
+    client.start(NOBODY, bootstrap=NOWHERE, keys=None)
+    client.add_trace(Refuses(id="x"))
+    assert client.statistics().failed == 1
+
+
+def test_an_interrupt_in_the_middle_of_a_batch_costs_none_of_its_records(tmp_path):
+    client = Client()
+
+    async def program():
+        async with client.running(create_socket=trio.sleep_forever, spool=tmp_path):
+            for value in (0, Interrupts(), 2):
+                Order().place(value)
+            await trio.sleep_forever()
+
+    with pytest.raises((KeyboardInterrupt, BaseExceptionGroup)):
+        trio.run(program)
+    folder = SpoolFolder(tmp_path)
+    (session_id,) = folder.orphans()
+    session = folder.adopt(session_id)
+    messages = [json.loads(message) for message in session.read(0, 10_000)[1]]
+    assert [line["caller"]["props"]["n"] for line in messages] == [0, "interrupts", 2]
+    session.close()
 
 
 # -- props, ignored classes, traces without a tracer
