@@ -238,7 +238,7 @@ class Acceptance:
                 secret=self._responder.holepunch_secret,
                 remote_firewall=self._payload.firewall,
                 is_relay=self._announcer.is_relay,
-                has_relay=self._relay_scope is not None,
+                has_relay=self.relaying,
                 may_punch=None if isinstance(holepunch, bool) else holepunch,
             )
         except OSError as err:
@@ -286,6 +286,7 @@ class Acceptance:
     ) -> None:
         scope.deadline = trio.current_time() + RELAY_TIMEOUT
         with scope:
+            await trio.lowlevel.checkpoint()  # in a flood it is over before anything was sent
             try:
                 relay = await connect_through_relay(
                     self._dht,
@@ -300,6 +301,17 @@ class Acceptance:
                 paths.take_relayed(relay)
         self._relay_scope = None
 
+    @property
+    def relaying(self) -> bool:
+        """Whether we are on our way to a relay."""
+        return self._relay_scope is not None
+
+    def end_relay(self) -> None:
+        """Look for a relay no longer; a connection through it stays."""
+        if self._relay_scope is not None:
+            self._relay_scope.cancel()
+            self._relay_scope = None
+
     # -- the connection ---------------------------------------------------------------------------
 
     def _take_path(self, path: str) -> None:
@@ -308,8 +320,7 @@ class Acceptance:
         if path != RELAYED:
             self._expires_at = trio.current_time() + HANDSHAKE_MEMORY
             self.end_punch(through=paths.stream.socket)
-            if self._relay_scope is not None:
-                self._relay_scope.cancel()
+            self.end_relay()
         if connection is not None:
             connection.set_path(path)
         else:
@@ -341,13 +352,12 @@ class Acceptance:
 
     def expired(self, now: float) -> bool:
         """Whether nothing can come of it any more but what is a connection already."""
-        return now >= self._expires_at and self._relay_scope is None and not self.punching
+        return now >= self._expires_at and not self.relaying and not self.punching
 
     def drop(self) -> None:
         """Forget the handshake; a connection that has opened lives on."""
         self.end_punch()
-        if self._relay_scope is not None:
-            self._relay_scope.cancel()
+        self.end_relay()
         if self.opening is not None:
             self.opening.abort()
         if self._paths is not None and self._connection is None:

@@ -39,6 +39,7 @@ Admit = Callable[[Address, Address | None], bool]
 """admit(client, relay): False drops a handshake of which nothing else is known yet."""
 
 MAX_PUNCHES: Final = 256  # at a time; each holds a socket
+MAX_RELAYING: Final = 128  # clients at a time; a search for a relay has 10 of 4096 requests
 MAX_ACCEPT_QUEUE: Final = 256  # open connections that nobody has accepted yet
 OPEN_TIMEOUT: Final = 10.0  # s from the first packet to the peer's hello
 
@@ -285,7 +286,7 @@ class Listener(trio.abc.Listener[Connection]):
         if self._refuses(responder.remote_public_key, payload, client_address):
             self._counts.refused += 1
             return handshake
-        self._make_room_for_punch()
+        self._make_room()
         handshake.answer(self._handshakes.number(handshake), message, request)
         return handshake
 
@@ -299,13 +300,16 @@ class Listener(trio.abc.Listener[Connection]):
             logger.exception("the firewall callback failed; the peer is refused")
             return True
 
-    def _make_room_for_punch(self) -> None:
-        if len(self._handshakes) < MAX_PUNCHES:
-            return
-        punching = [other for other in self._handshakes if other.punching]
-        if len(punching) >= MAX_PUNCHES:
-            # As with handshakes. That peer may still reach us on the same network.
-            punching[dispensable(punching)].end_punch()
+    def _make_room(self) -> None:
+        # As with handshakes. Such a peer may still reach us on another way.
+        if len(self._handshakes) >= MAX_PUNCHES:
+            punching = [other for other in self._handshakes if other.punching]
+            if len(punching) >= MAX_PUNCHES:
+                punching[dispensable(punching)].end_punch()
+        if len(self._handshakes) >= MAX_RELAYING:
+            relaying = [other for other in self._handshakes if other.relaying]
+            if len(relaying) >= MAX_RELAYING:
+                relaying[dispensable(relaying)].end_relay()
 
     # -- connections ------------------------------------------------------------------------------
 

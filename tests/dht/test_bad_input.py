@@ -14,10 +14,10 @@ import trio
 
 from hyperlog.dht import KeyPair, PeerConnectionFailed, PeerNotFound
 from hyperlog.dht.commands.handshake import HandshakeInitiator
-from hyperlog.dht.commands.messages import Handshake, NoisePayload, UDXInfo
+from hyperlog.dht.commands.messages import Handshake, NoisePayload, RelayThrough, UDXInfo
 from hyperlog.dht.constants import FROM_CLIENT, FROM_RELAY, PEER_HANDSHAKE
 from hyperlog.dht.handshakes import MAX_HANDSHAKES
-from hyperlog.dht.listener import MAX_PUNCHES, OPEN_TIMEOUT
+from hyperlog.dht.listener import MAX_PUNCHES, MAX_RELAYING, OPEN_TIMEOUT
 from hyperlog.dht.rpc.messages import Request, decode_untrusted
 from hyperlog.dht.sockets import CLIENT, SERVER
 from tests.dht.peers import sim_dht
@@ -94,6 +94,13 @@ async def echo(connection):
             await connection.send(message)
     except trio.BrokenResourceError:
         pass  # the victim of a flood
+
+
+def first_message_naming_a_relay():
+    relay = RelayThrough(KeyPair.generate().public_key, bytes(32))
+    initiator = HandshakeInitiator(KeyPair.generate(), SERVER_KEYS.public_key, os.urandom)
+    payload = NoisePayload(udx=UDXInfo(id=7), secret_stream=True, relay_through=relay)
+    return initiator.send(payload)
 
 
 @asynccontextmanager
@@ -281,3 +288,20 @@ async def test_a_flood_of_first_messages_does_not_keep_others_out(
         await trio.sleep(30)
         assert node.statistics().sockets.streams == 2
         assert node.statistics().sockets.sockets <= 4
+
+
+async def test_a_flood_of_names_of_relays_leaves_us_requests_of_our_own(autojump_clock):
+    async with sim_dht(12) as net:
+        node, listener = await add_echo_server(net)
+        client = await net.add()
+        stranger = Stranger(net.network)
+        for _ in range(3 * MAX_RELAYING):
+            noise = first_message_naming_a_relay()
+            stranger.shake(node, listener, noise, mode=FROM_RELAY, peer_address=("7.7.7.7", 7))
+        await trio.sleep(0.05)
+        assert listener.statistics().handshakes == 3 * MAX_RELAYING
+        assert MAX_RELAYING < node.statistics().rpc.requests_active < 11 * MAX_RELAYING
+        assert await node.node.ping(net.nodes[0].address)
+        await check_echo(await client.connect(listener.public_key))
+        await trio.sleep(30)
+        assert node.statistics().sockets.streams == 1  # the client's
