@@ -240,6 +240,12 @@ class SessionFiles:
         if empty:
             self._remove(self._segments[-1])
 
+    def note_own_loss(self, hole: Hole) -> None:
+        """`note_lost` for the owner, who may have nothing on disk yet."""
+        self._take_lock()
+        os.makedirs(self.folder, FOLDER_MODE, exist_ok=True)
+        self.note_lost(hole.first, hole.last, hole.reason)
+
     def note_lost(self, first: int, last: int, reason: str) -> None:
         """Remember why numbers are missing, for the process that takes the session over."""
         descriptor = open_file(self._path("lost"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)

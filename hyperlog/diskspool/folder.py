@@ -188,7 +188,10 @@ class SpoolFolder:
         folder = os.path.join(self.path, session_id)
         if os.path.lexists(folder) or SessionLock.is_held(path):
             return
-        lock = SessionLock.acquire(path)
+        try:
+            lock = SessionLock.acquire(path)
+        except OSError:
+            return  # somebody else's
         if lock is not None:
             lock.release(remove=not os.path.lexists(folder))
 
@@ -256,6 +259,13 @@ class SpoolFolder:
         if folder == owner.folder:
             owner.drop(found.first)
             return True
+        try:
+            return self._drop_foreign(found)
+        except OSError as error:  # another user's, or damaged: there may be room without it
+            logger.debug("cannot make room in a session of the spool: %s", error)
+            return False
+
+    def _drop_foreign(self, found: _Found) -> bool:
         files = self._files(found.session_id)
         if found.next_first is not None:
             # Not the one being written: its owner, if there is one, notices when it comes to it.
@@ -265,10 +275,12 @@ class SpoolFolder:
         lock = self._lock_orphan(found.session_id)
         if lock is None:
             return False
+        remove = False
         try:
             files.load(lock)
             if files.first_number is not None:
                 files.drop(found.first)
+            remove = files.last_number <= files.acknowledged
         finally:
-            files.close(remove=files.last_number <= files.acknowledged)
+            files.close(remove=remove)
         return True

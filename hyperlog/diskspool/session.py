@@ -152,7 +152,7 @@ class SpooledSession:
             self._memory.clear()
             self._memory_bytes = 0
             self._memory_first = self.next_number
-            self._update_first()
+            self.put(())  # has the disk know of it
 
     def _save(self, files: SessionFiles, first: int, messages: Sequence[bytes]) -> None:
         if self.fault is not None and time.monotonic() < self._retry_at:
@@ -177,13 +177,12 @@ class SpooledSession:
                 self.fault = None
 
     def _spill(self, files: SessionFiles) -> None:
-        """Write what waits in memory."""
+        """Write what waits in memory, and what was lost there."""
         while (number := self._unsaved_from) < self.next_number:
             start = number - self._memory_first
             files.append(number, list(islice(self._memory, start, start + SPILL)))
-        while self._unnoted and files.lock is not None:
-            hole = self._unnoted[0]
-            files.note_lost(hole.first, hole.last, hole.reason)
+        while self._unnoted:
+            files.note_own_loss(self._unnoted[0])
             del self._unnoted[0]
 
     def _trim_memory(self) -> None:

@@ -96,6 +96,59 @@ def test_a_lock_file_without_a_session_is_swept_up(folder):
     assert sorted(os.listdir(folder.path)) == ["1", "1.lock", "77.lock.txt"]
 
 
+def test_lock_files_that_cannot_be_opened_hide_no_session(folder):
+    # A directory instead of a file of another user's: to root all files can be opened.
+    for number in range(100, 150):
+        Path(folder.path, f"{number}.lock").mkdir(parents=True)
+    for number in range(10):
+        leave(folder, str(number), 1)
+    for number in range(150, 200):
+        Path(folder.path, f"{number}.lock").mkdir()
+    assert sorted(folder.orphans()) == [str(number) for number in range(10)]
+
+
+def test_a_session_that_cannot_be_read_when_room_is_made_is_left_whole(tmp_path):
+    folder = SpoolFolder(tmp_path, max_bytes=MIB)
+    leave(folder, "1", 100, 400)
+    age(folder, "1", 1000)
+    segment = tmp_path / "1" / "00000000000000000000.seg"
+    moved = segment.rename(tmp_path / "elsewhere")
+    segment.symlink_to(moved)  # which is not followed: as good as a disk that does not read
+    session = folder.create("2")
+    for start in range(0, 3000, 100):
+        session.put(messages_of(start, 100, 400))
+    assert session.fault is None
+    assert folder.usage() <= MIB
+    session.close()
+    segment.unlink()
+    moved.rename(segment)
+    adopted = folder.adopt("1")
+    assert adopted is not None
+    assert len(read_all(adopted)) == 100
+    adopted.close()
+
+
+def test_a_session_of_somebody_else_does_not_keep_room_from_being_made(tmp_path):
+    folder = SpoolFolder(tmp_path, max_bytes=MIB)
+    session = folder.create("1")
+    for start in range(0, 500, 100):
+        session.put(messages_of(start, 100, 400))
+    session.close()
+    age(folder, "1", 1000)
+    (tmp_path / "1" / "lost").mkdir()  # what is lost there cannot be said
+    session = folder.create("2")
+    for start in range(0, 3000, 100):
+        session.put(messages_of(start, 100, 400))
+    assert session.fault is None
+    assert folder.usage() <= MIB
+    session.close()
+    (tmp_path / "1" / "lost").rmdir()
+    adopted = folder.adopt("1")
+    assert adopted is not None
+    assert len(read_all(adopted)) == 500
+    adopted.close()
+
+
 def test_the_oldest_records_of_the_session_give_way_in_whole_segments(tmp_path):
     folder = SpoolFolder(tmp_path, max_bytes=MIB)
     session = folder.create("1")

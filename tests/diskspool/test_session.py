@@ -131,6 +131,20 @@ def test_a_message_above_half_of_the_spool_is_a_hole(tmp_path):
     assert adopted.hole_reason(1) == "spool-full"
 
 
+@pytest.mark.parametrize("end", [SpooledSession.close, crash])
+def test_a_session_that_ends_with_a_message_above_its_limit_tells_so(tmp_path, end):
+    folder = SpoolFolder(tmp_path / "spool", max_bytes=100_000)
+    session = folder.create("1")
+    session.put([b"x" * 50_001])
+    end(session)
+    adopted = folder.adopt("1")
+    assert adopted is not None
+    assert adopted.read(0, 1000) == (1, [])
+    assert adopted.hole_reason(0) == "spool-full"
+    adopted.release_through(0)
+    assert os.listdir(folder.path) == []
+
+
 def test_a_session_without_a_record_leaves_nothing(folder):
     folder.create("1").close()
     assert not os.path.exists(folder.path)
