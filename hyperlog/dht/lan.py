@@ -6,6 +6,7 @@ docs/protocol/hyperdht.md section 9.
 
 from __future__ import annotations
 
+import errno
 import logging
 from typing import Final
 
@@ -73,7 +74,10 @@ class LocalAddresses:
             sock = self._sockets.bind(host)
         except OSError as err:
             logger.debug("no socket on one of our addresses: %s", err)
-            self._works[host] = False
+            if err.errno in (errno.EMFILE, errno.ENFILE):
+                self._works.pop(host, None)  # which says nothing of the address: check it again
+            else:
+                self._works[host] = False
             return
         try:
             sock.send(b"\0", sock.local_address)

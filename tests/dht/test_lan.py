@@ -46,6 +46,22 @@ async def test_an_address_that_cannot_be_bound_is_not_told(hosts):
         assert addresses.unchecked
 
 
+async def test_a_process_without_a_descriptor_left_checks_its_addresses_later(hosts):
+    resource = pytest.importorskip("resource")
+    async with open_sockets(1) as (sockets,):
+        addresses = LocalAddresses(sockets)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+        try:
+            await addresses.check()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert addresses.unchecked
+        await addresses.check()
+        assert not addresses.unchecked
+        assert addresses.usable() == addresses.all()
+
+
 async def test_an_address_that_swallows_everything_is_found_out_in_half_a_second(
     hosts, autojump_clock
 ):
