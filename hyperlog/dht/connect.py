@@ -212,7 +212,6 @@ class ConnectAttempt:
                     # A hole punch may be waiting for its turn, which makes sense with a relay only.
                     self._seeking.deadline = trio.current_time() + PUNCH_TIMEOUT
 
-        self._errors.clear()
         with self._seeking:
             async with trio.open_nursery() as nursery:
                 for way in ways:

@@ -73,7 +73,7 @@ class PunchSockets:
         return self._sockets[0]
 
     def path(self) -> tuple[int, Address] | None:
-        """The socket that the first probe came to and where from; None before, or if not ours."""
+        """The socket that the first probe came to and where from; None before."""
         if self.puncher.connected is None:
             return None
         number, address = self.puncher.connected

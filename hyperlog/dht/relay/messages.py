@@ -1,6 +1,6 @@
 """The two messages that a peer and a blind relay exchange.
 
-Wire: docs/protocol/hyperdht.md section 12; blind-relay lib/messages.js.
+Wire: docs/protocol/hyperdht.md section 12; blind-relay index.js `messages`.
 """
 
 from __future__ import annotations
