@@ -147,6 +147,7 @@ class RPCNode:
         )
         self._nursery: trio.Nursery | None = None
         self._sleep = trio.CancelScope()
+        self._resolving = trio.CancelScope()
         self._pumping = False
         self._closed = False
         self._suspended = False
@@ -278,6 +279,7 @@ class RPCNode:
         """Give up all that is under way, and do nothing until `resume`; the sockets may close."""
         if not self._suspended:
             self._suspended = True
+            self._resolving.cancel()
             self._core.suspend(self._clock())
             self._give_up(RequestSuspended("the node was suspended meanwhile"))
 
@@ -384,14 +386,18 @@ class RPCNode:
         if self._core.bootstrap_failing:
             names = list(self._bootstrap_nodes)
         if names and self._nursery is not None:
-            self._nursery.start_soon(self._resolve_and_bootstrap, addresses, names)
+            self._resolving = trio.CancelScope()
+            self._nursery.start_soon(self._resolve_and_bootstrap, addresses, names, self._resolving)
         else:
             self._core.bootstrap(addresses, self._clock())
 
-    async def _resolve_and_bootstrap(self, addresses: list[Address], names: list[Address]) -> None:
-        addresses = list(dict.fromkeys([*addresses, *await resolve(names)]))
-        self._core.bootstrap(addresses, self._clock(), unresolved=not addresses)
-        self._pump()
+    async def _resolve_and_bootstrap(
+        self, addresses: list[Address], names: list[Address], scope: trio.CancelScope
+    ) -> None:
+        with scope:
+            addresses = list(dict.fromkeys([*addresses, *await resolve(names)]))
+            self._core.bootstrap(addresses, self._clock(), unresolved=not addresses)
+            self._pump()
 
     # -- requests and queries ----------------------------------------------------------------------
 

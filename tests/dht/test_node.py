@@ -423,6 +423,35 @@ async def test_names_of_bootstrap_nodes_are_resolved_and_tried_again_until_they_
         assert not node.statistics().bootstrap_failing
 
 
+async def test_names_asked_for_before_a_node_was_suspended_are_waited_for_no_more(autojump_clock):
+    class SlowNames(Names):
+        async def getaddrinfo(self, *args):
+            if not self.known:
+                self.asked += 1
+                await trio.sleep_forever()
+            return await super().getaddrinfo(*args)
+
+    names = SlowNames()
+    trio.socket.set_custom_hostname_resolver(names)
+    async with (
+        sim_network() as network,
+        open_node(factory=network.host("10.0.0.1"), first=True) as first,
+        open_node(
+            factory=network.host("10.0.0.2"), bootstrap=[("boot.example", first.address[1])]
+        ) as node,
+    ):
+        await trio.sleep(1)
+        assert names.asked == 1
+        node.suspend()
+        names.known["boot.example"] = "10.0.0.1"
+        node.resume()
+        await trio.sleep(20)
+        assert node.table_size == 1
+        assert node.statistics().bootstrap_attempts == 1
+        assert node.to_start_from(bytes(32), 20) == [first.address]
+        assert node._core._neighbours.bootstrap_nodes == (first.address,)
+
+
 async def test_public_bootstrap_nodes_are_tried_at_their_known_addresses_before_dns(autojump_clock):
     names = Names()
     trio.socket.set_custom_hostname_resolver(names)
