@@ -13,6 +13,7 @@ import logging
 import re
 import secrets
 import time
+from collections.abc import Callable
 from typing import Final
 from urllib.parse import parse_qsl, unquote_plus
 
@@ -52,7 +53,8 @@ class Guard:
     def __init__(self, app: ASGIApp, hosts: HostList) -> None:
         self._app = app
         self._hosts = hosts
-        self._requests = 0
+        self._requests: set[_Exchange] = set()
+        """without an answer yet"""
         self._complaints = Complaints(logger)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -62,9 +64,10 @@ class Guard:
         headers = Headers(scope=scope)
         request_id = _request_id(headers)
         scope.setdefault("state", {})["request_id"] = request_id
-        exchange = _Exchange(scope, receive, send, request_id)
+        exchange = _Exchange(scope, receive, send, request_id, self._requests.discard)
         started_at = time.monotonic()
-        self._requests += scope["type"] == "http"
+        if scope["type"] == "http":
+            self._requests.add(exchange)
         try:
             self._check(scope, headers)
             await self._app(scope, exchange.receive, exchange.send)
@@ -77,7 +80,7 @@ class Guard:
             logger.exception("[%s] answering %s failed", request_id, _name(scope))
             await exchange.fail(Problem(500, "the server failed; its log tells more by the id"))
         finally:
-            self._requests -= scope["type"] == "http"
+            self._requests.discard(exchange)
             milliseconds = (time.monotonic() - started_at) * 1000
             logger.debug(
                 "[%s] %s %s %.1f ms", request_id, _name(scope), exchange.status, milliseconds
@@ -101,16 +104,25 @@ class Guard:
         if len(scope["raw_path"]) + len(scope["query_string"]) > MAX_URL:
             raise Problem(414, f"an address has at most {MAX_URL} bytes", limit=MAX_URL)
         _refuse_tokens(scope)
-        if scope["type"] == "http" and self._requests > MAX_REQUESTS:
+        if scope["type"] == "http" and len(self._requests) > MAX_REQUESTS:
             raise Problem(503, "too many requests at a time", limit=MAX_REQUESTS, retry_after=1)
 
 
 class _Exchange:
     """One request and its answer."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
+    def __init__(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        request_id: str,
+        answered: Callable[[_Exchange], object],
+    ) -> None:
+        """`answered` is told of an answer before the rest of its request is thrown away."""
         self.status = 0
         """0 as long as there is none"""
+        self._answered = answered
         self._scope = scope
         self._receive = receive
         self._send = send
@@ -173,6 +185,7 @@ class _Exchange:
     async def _send_early(self, message: Message) -> None:
         # Hypercorn puts what it reads into a queue; it would wait there for room, and not close.
         await self._send({**message, "more_body": True})
+        self._answered(self)
         await self._discard()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._discard_for_ever)

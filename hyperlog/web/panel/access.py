@@ -241,11 +241,18 @@ def check_origin(request: HTTPConnection) -> None:
     streamed = "text/event-stream" in headers.get("accept", "")
     if safe and not streamed:
         return
-    foreign = origin is not None and urlsplit(origin).netloc.lower() != headers["host"].lower()
+    foreign = origin is not None and _host_of(origin) != headers["host"].lower()
     if foreign or (site is not None and site != "same-origin"):
         raise Problem(403, "this request comes from another site", field="Origin")
     if origin is None and site is None:
         raise Problem(403, "the browser does not tell where this comes from", field="Origin")
+
+
+def _host_of(origin: str) -> str:
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:  # half an IPv6 address
+        return ""
 
 
 def set_cookie(request: HTTPConnection, response: Response, id: str) -> None:

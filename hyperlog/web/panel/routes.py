@@ -10,7 +10,8 @@ from functools import partial
 from typing import Final, Literal, TypeAlias
 from urllib.parse import parse_qsl
 
-from starlette.requests import Request
+import trio
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
@@ -36,6 +37,8 @@ __all__ = ["Panel", "PanelRoute"]
 logger = logging.getLogger("hyperlog.web.panel")
 
 MAX_FORM: Final = 64 * 1024  # bytes
+MAX_FORMS: Final = 32  # of strangers, read at a time: a part of all requests that are answered
+FORM_TIMEOUT: Final = 10.0  # s for a form as a whole
 
 Endpoint: TypeAlias = Callable[[Request, Login], Awaitable[Response]]
 PublicEndpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
@@ -82,6 +85,8 @@ class Panel:
         self.renderer = Renderer(self.assets)
         self.table: list[PanelRoute] = []
         """what needs a login; parts of the panel add their rows"""
+        self._forms = 0
+        """of strangers, that are being read"""
 
     def routes(self) -> list[BaseRoute]:
         """All routes, for the application that serves them."""
@@ -159,6 +164,16 @@ class Panel:
         """See `form_of`."""
         return await form_of(request)
 
+    async def _form_of_stranger(self, request: Request) -> dict[str, str]:
+        """The same for who is not logged in."""
+        if self._forms >= MAX_FORMS:
+            raise Problem(503, "too many forms at a time: try again", retry_after=FORM_TIMEOUT)
+        self._forms += 1
+        try:
+            return await form_of(request)
+        finally:
+            self._forms -= 1
+
     # -- login, logout, set-up
 
     async def _login_page(self, request: Request) -> Response:
@@ -182,7 +197,7 @@ class Panel:
         )
 
     async def _log_in(self, request: Request) -> Response:
-        form = await form_of(request)
+        form = await self._form_of_stranger(request)
         name, target = form.get("name", ""), local_path(form.get("next", "/"))
         id = await self.access.log_in(request, name, form.get("password", ""))
         if id is None:
@@ -209,7 +224,7 @@ class Panel:
         return self.renderer.page(request, "setup.html", error=None, name="")
 
     async def _set_up(self, request: Request) -> Response:
-        form = await form_of(request)
+        form = await self._form_of_stranger(request)
         name = form.get("name", "")
         try:
             if form.get("password") != form.get("again"):
@@ -230,17 +245,23 @@ async def form_of(request: Request) -> dict[str, str]:
     """The fields of a form of ours, the first of each name.
 
     Raises:
-        Problem: it is none, or too large.
+        Problem: it is none, too large, or came too slowly.
     """
     kind = request.headers.get("content-type", "").partition(";")[0]
     if kind != "application/x-www-form-urlencoded":
         raise Problem(415, "a form is sent as application/x-www-form-urlencoded")
     body = bytearray()
-    async with aclosing(request.stream()) as chunks:
-        async for chunk in chunks:
-            body += chunk
-            if len(body) > MAX_FORM:
-                raise Problem(413, f"a form has at most {MAX_FORM} bytes", limit=MAX_FORM)
+    try:
+        with trio.fail_after(FORM_TIMEOUT):
+            async with aclosing(request.stream()) as chunks:
+                async for chunk in chunks:
+                    body += chunk
+                    if len(body) > MAX_FORM:
+                        raise Problem(413, f"a form has at most {MAX_FORM} bytes", limit=MAX_FORM)
+    except trio.TooSlowError:
+        raise Problem(408, f"a form has to arrive within {FORM_TIMEOUT:.0f} s") from None
+    except ClientDisconnect:
+        raise Problem(400, "the form ends too early") from None
     fields: dict[str, str] = {}
     try:
         pairs = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=200)

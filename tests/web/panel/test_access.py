@@ -209,6 +209,12 @@ async def test_a_page_of_another_origin_changes_nothing(scene, headers):
         assert (await client.get("/data/viewer")).status_code == 200, "still logged in"
 
 
+async def test_an_origin_that_is_none_is_another_one(scene):
+    async with scene.browser() as client:
+        answer = await client.post("/login", headers={"Origin": "http://["}, data={"name": "ada"})
+        assert answer.status_code == 403
+
+
 async def test_logins_end_by_themselves(scene):
     async with scene.browser() as client:
         await log_in(client)
