@@ -135,12 +135,18 @@ class Handshaking:
             route = self._dht.routes.get(self._initiator.remote_public_key)
         async with trio.open_nursery() as nursery:
 
+            def failed(error: DHTError) -> None:
+                self._errors.append(error)
+                if self._initiator.complete:  # the peer itself has said so: no other way helps
+                    nursery.cancel_scope.cancel()
+
             async def known_route(route: Route) -> None:
                 try:
                     self._handshaken = await self._shake_hands(route.address, route)
                 except DHTError as err:
                     logger.debug("the known way leads nowhere: %s", err.code)
                     self._dht.routes.remove(self._initiator.remote_public_key)
+                    failed(err)
                 else:
                     nursery.cancel_scope.cancel()
 
@@ -156,7 +162,7 @@ class Handshaking:
                     self._handshaken = await self._shake_hands(address)
                 except DHTError as err:
                     logger.debug("handshake through %s:%d failed: %s", *address, err.code)
-                    self._errors.append(err)
+                    failed(err)
                 else:
                     nursery.cancel_scope.cancel()
 

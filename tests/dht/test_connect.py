@@ -232,6 +232,20 @@ async def test_an_answer_that_is_none_says_so(options, expected, autojump_clock)
         assert client.statistics().sockets.streams == 0
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"), [({"error": 1}, ServerError), ({"version": 2}, ServerIncompatible)]
+)
+async def test_a_refusal_ends_the_attempt_whoever_was_asked_beside(
+    options, expected, autojump_clock
+):
+    async with sim_dht(4) as net:
+        fake = FakeServer(net.nodes[2], **options)
+        client = await net.add()
+        dead = [("9.9.9.9", 9)]
+        key = fake.key_pair.public_key
+        await timed(expected, client.connect, key, within=1, relay_addresses=dead)
+
+
 @pytest.mark.parametrize("early", [True, False], ids=["before", "after"])
 async def test_a_server_that_resets_at_the_start_fails_the_connect(early, autojump_clock):
     async with sim_dht(4) as net:
