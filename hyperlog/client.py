@@ -210,7 +210,7 @@ class Client:
                 )
             self._state = _State.STARTED
             self._config = config
-            shipper = Shipper(config, max_buffer_bytes=self._max_buffer_bytes, start=start)
+            shipper = self._new_shipper(config, start)
             self._shipper = shipper
             # A bound method is made anew each time, and clear_trace_function compares by equality.
             self._put = shipper.put_trace
@@ -222,6 +222,11 @@ class Client:
         running = [ref for ref in _started if (other := ref()) is not None and other._put_log]
         _started = (weakref.ref(self), *running)
         return shipper
+
+    def _new_shipper(self, config: ClientConfig, start: Callable[[], object]) -> Shipper:
+        return Shipper(
+            config, max_buffer_bytes=self._max_buffer_bytes, start=start, end=self._unhook
+        )
 
     def _start_worker(self) -> None:
         with self._lock:  # two threads may have rung
@@ -482,7 +487,7 @@ class Client:
             self._cancel_run = None
             self._unhook()
             return
-        shipper = Shipper(config, max_buffer_bytes=self._max_buffer_bytes, start=self._start_worker)
+        shipper = self._new_shipper(config, self._start_worker)
         shipper.add_props(before.props)
         clear_trace_function(put)
         self._shipper, self._put, self._put_log = shipper, shipper.put_trace, shipper.put_log

@@ -86,9 +86,15 @@ class Shipper:
     """One run of a client. `put_trace`, `request_flush` and `add_props` are for any thread."""
 
     def __init__(
-        self, config: ClientConfig, *, max_buffer_bytes: int, start: Callable[[], object]
+        self,
+        config: ClientConfig,
+        *,
+        max_buffer_bytes: int,
+        start: Callable[[], object],
+        end: Callable[[], object] = lambda: None,
     ) -> None:
-        """`start` is called, in the caller's thread, by the first trace before `run` runs."""
+        """`start` is called, in the caller's thread, by the first trace before `run` runs; `end` is
+        called at the end of `run`: what is put after it goes nowhere."""
         self.connected = False
         """whether the server has greeted and the connection lives"""
         self.last_connection_error: Exception | None = None
@@ -100,6 +106,7 @@ class Shipper:
         self.props: Props = {}
         """what goes along with every trace"""
         self._config = config
+        self._end = end
         # What would be imported late is imported here, not in the loop's thread: a fork in the
         # middle of an import leaves the child with half a module. The codec is for host names.
         codecs.lookup("idna")
@@ -224,6 +231,7 @@ class Shipper:
                 await self._stay_connected()
                 nursery.cancel_scope.cancel()
         finally:
+            self._end()  # before the rest is taken out, which threads that trace could make endless
             self.over = True
             self.bell.detach()
             self._resolve_all()

@@ -277,6 +277,21 @@ async def test_a_burst_is_left_alone_at_first_and_a_lone_trace_is_not(autojump_c
         assert await client.wait_flushed()
 
 
+async def test_a_client_that_is_not_to_connect_again_takes_no_traces_any_more(tmp_path, client):
+    async def refuse():
+        for number in range(3):
+            Order().place(number)
+        raise OSError("nobody there")
+
+    client.start(create_socket=refuse, can_socket_reconnect=lambda: False, spool=tmp_path)
+    await until(lambda: trace_module._trace_function is None)
+    Order().place(3)
+    client.info("too late")
+    assert client.stop() is False
+    assert client.statistics().waiting == 3
+    assert sum(SpoolFolder(tmp_path).count_orphans().values()) == 3
+
+
 @pytest.mark.parametrize("batches", [0, 1, 3])
 async def test_a_burst_that_ends_with_a_full_batch_is_sent_like_any_other(batches, autojump_clock):
     sockets = Sockets()
@@ -811,6 +826,28 @@ async def test_the_end_of_running_delivers_what_is_left(tmp_path):
             await until(lambda: client.is_running)
             Order().place(1)
         await until(lambda: server.statistics().records == 1)
+
+
+async def test_the_end_of_running_does_not_wait_for_threads_that_trace_on(tmp_path):
+    ended = threading.Event()
+
+    def trace_on():
+        order, at = Order(), time.monotonic()
+        while not ended.is_set() and time.monotonic() - at < 8.0:
+            order.place(0)
+
+    thread = threading.Thread(target=trace_on)
+    client = Client()
+    try:
+        with trio.fail_after(5.0):
+            async with client.running(create_socket=trio.sleep_forever, spool=tmp_path, timeout=0):
+                thread.start()
+                await until(lambda: client.statistics().waiting > 1000)
+        assert thread.is_alive()
+        assert trace_module._trace_function is None
+    finally:
+        ended.set()
+        await in_thread(thread.join)
 
 
 async def test_running_raises_what_its_block_raises_and_what_start_raises():
