@@ -107,22 +107,26 @@ async def punch_as_client(
         may_punch=may_punch,
         record=record,
     )
+    failure: DHTError | None = None
     try:
         async with trio.open_nursery() as nursery:
 
             async def negotiate() -> None:
+                nonlocal failure
                 try:
                     await client.negotiate(server_address)
-                except DHTError:
-                    if sockets.connected.is_set():
-                        return  # in the same moment
-                    raise
-                await sockets.send_probes()
-                if not sockets.connected.is_set():
-                    raise HolepunchFailed(
-                        f"no probe of the peer came through ({record.probes_sent} sent): a "
-                        "firewall drops them. A relay can help, or an open UDP port on one side"
-                    )
+                    await sockets.send_probes()
+                    if not sockets.connected.is_set():
+                        raise HolepunchFailed(
+                            f"no probe of the peer came through ({record.probes_sent} sent): a "
+                            "firewall drops them. A relay can help, or an open UDP port on one side"
+                        )
+                except DHTError as err:
+                    # Not out of the nursery: a cancellation in the same moment would be grouped
+                    # with it, and nobody catches that.
+                    if not sockets.connected.is_set():
+                        failure = err
+                        nursery.cancel_scope.cancel()
 
             nursery.start_soon(sockets.sample)
             nursery.start_soon(negotiate)
@@ -132,10 +136,10 @@ async def punch_as_client(
             record.connected = True
             connect(*path)
             nursery.cancel_scope.cancel()
-    except* DHTError as group:
-        raise group.exceptions[0] from None
     finally:
         sockets.close()
+    if failure is not None:
+        raise failure
 
 
 class _ClientPunch:

@@ -539,3 +539,23 @@ async def test_it_can_be_cancelled_at_any_moment(kinds, autojump_clock):
             pair.server.punch.close()
             assert pair.sockets_open() == (2, 2)
             assert pair.server.dht.punches.limit.running == 0
+
+
+async def test_a_punch_that_fails_as_it_is_cancelled_is_cancelled(autojump_clock):
+    async with punching_pair(delay=0.1) as pair:
+        shaken = await pair.shake_hands()
+        async with trio.open_nursery() as nursery:
+
+            async def punch():
+                with trio.CancelScope() as scope:
+                    nursery.start_soon(cancel_and_fail, scope)
+                    await shaken.punch()
+                assert scope.cancelled_caught
+
+            async def cancel_and_fail(scope):
+                await trio.sleep(0.05)
+                pair.client.node.suspend()  # what it waits for fails
+                scope.cancel()
+
+            nursery.start_soon(punch)
+        assert pair.client.statistics().sockets.sockets == 2
