@@ -375,7 +375,7 @@ class Connection(trio.abc.Channel[bytes]):
 
     def _take_unordered(self, data: bytes) -> None:
         message = self._secret.open_unordered(data) if data else None
-        if message is not None:
+        if message is not None and not self._closed_here:
             self._unordered.append(message)
             self._unordered_lot.unpark_all()
 
@@ -409,6 +409,7 @@ class Connection(trio.abc.Channel[bytes]):
         """Deliver what was sent and end both directions; UDXStream.aclose tells how long."""
         self._closed_here = True
         self._messages.clear()
+        self._unordered.clear()
         self._secret.discard()
         self._unordered_lot.unpark_all()
         await self._stream.aclose()

@@ -691,6 +691,20 @@ async def test_of_too_many_unread_unordered_messages_the_newest_are_kept():
         await blocked(b.receive_unordered)
 
 
+async def test_unordered_messages_are_not_kept_for_an_end_that_is_closed(autojump_clock):
+    async with sim_connections() as (_, a, b), trio.open_nursery() as nursery:
+        await b.opened()
+        a.send_unordered(b"unread")
+        await trio.sleep(1)
+        assert b.held_bytes == len(b"unread")
+        nursery.start_soon(b.aclose)  # waits for an end of `a`
+        await trio.sleep(0.5)
+        a.send_unordered(b"too late")
+        await trio.sleep(0.5)
+        assert not b.closed
+        assert b.held_bytes == 0
+
+
 async def test_a_forged_unordered_message_is_dropped():
     async with loopback_connections() as (a, b):
         a._stream.send_message(bytes(100))
