@@ -134,6 +134,15 @@ class Gate:
         self._guests[guest] = None
         return guest
 
+    def identify(self, guest: Guest, key: bytes) -> None:
+        """It turned out whose connection it is: it counts for this key from now on.
+
+        One that is one too many of its key is aborted.
+        """
+        self._limiter.rename(guest.place, key)
+        guest.key = key
+        self._prove(guest, self._clock())
+
     def leave(self, guest: Guest) -> None:
         """The connection is over."""
         self._guests.pop(guest, None)

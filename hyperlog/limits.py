@@ -283,6 +283,8 @@ class Limiter:
         """The peer has proved its key; False if too many have, and the connection is to end."""
         if place.proved:
             return True
+        if place.gone:
+            return False
         entry = self._key(place.key, now)
         if entry.connections >= self.limits.connections_per_key:
             self._counts.connections_per_key += 1
@@ -294,6 +296,15 @@ class Limiter:
         self._unproved -= 1
         entry.connections += 1
         return True
+
+    def rename(self, place: Admission, key: bytes) -> None:
+        """The peer turned out to have this key, which it has yet to prove."""
+        if place.proved and not place.gone:
+            place.proved = False
+            self._unproved += 1
+            self._keys[place.key].connections -= 1
+            self._forget_keys()
+        place.key = key
 
     def cut_off(self, now: float) -> None:
         """A peer has sent nothing and is cut off, after `proof_time` or for a newcomer's sake."""

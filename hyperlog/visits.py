@@ -256,6 +256,7 @@ class Visits:
                 await self._say_last(link, [encode_refusal(refusal)])
             return []
         sender.source = instance_source(sender.told_application, sender.told_instance)
+        self._gate.identify(visit.guest, sender.source)
         return messages
 
     async def _converse(

@@ -82,6 +82,26 @@ async def test_one_connection_too_many_of_a_key_is_ended_once_it_is_proved(watch
     assert (replayed.aborted, first.aborted, second.aborted) == (False, False, True)
 
 
+async def test_a_connection_counts_for_whose_it_turns_out_to_be(watched, autojump_clock):
+    gate = watched(connections=3, connections_per_key=1, unproved_connections=1)
+    first, second, third = Peer(), Peer(), Peer()
+    guests = [gate.enter(A, first)]
+    gate.identify(guests[0], B)
+    guests.append(gate.enter(A, second))
+    await gate.pace(guests[1], 1, 1)
+    assert not second.aborted, "the first does not count for this key"
+    guests.append(gate.enter(A, third))
+    gate.identify(guests[2], B)
+    assert third.aborted
+    for guest in guests:
+        gate.leave(guest)
+        gate.identify(guest, A)  # its task hears of it later
+    for key in (A, B, bytes(32)):
+        peer = Peer()
+        await gate.pace(gate.enter(key, peer), 1, 1)
+        assert not peer.aborted, "all places are free again"
+
+
 async def test_a_fast_sender_is_read_at_its_rate(watched, autojump_clock):
     gate = watched(records_per_key=100, bytes_per_key=None)
     guest = gate.enter(A, Peer())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import AsyncExitStack
 from socket import SHUT_RDWR
 
 import pytest
@@ -223,3 +224,28 @@ async def test_a_connection_that_ends_as_it_is_being_accepted_gives_its_place_ba
         await until(lambda: not here.shared.server.statistics().connections)
         async with here.websocket(token=here.token()) as websocket:
             await open_session(websocket)
+
+
+async def end_of_session(websocket, **options):
+    await open_session(websocket, **options)
+    while True:
+        await websocket.get_message()
+
+
+async def test_instances_behind_one_address_do_not_count_for_each_other(tmp_path):
+    limits = ServerLimits(connections_per_key=1)
+    async with site(tmp_path, limits=limits) as here, AsyncExitStack() as stack:
+        token = here.token()
+        for number, instance in enumerate(("a", "b", "c")):
+            # Shown with the upgrade, or with the hello.
+            websocket = await stack.enter_async_context(
+                here.websocket(token=None if number == 1 else token)
+            )
+            await open_session(websocket, token=token, instance=instance)
+            await websocket.send_message(batch(0, 1))
+            await acknowledged(websocket, 0)
+            await websocket.send_message(batch(1, 1))
+            await acknowledged(websocket, 1)
+        one_more = await stack.enter_async_context(here.websocket(token=token))
+        with pytest.raises(ConnectionClosed), trio.fail_after(10):
+            await end_of_session(one_more, instance="a")
