@@ -188,7 +188,7 @@ class Client:
             return True
         if (worker is not None and worker.is_current) or (worker is None and _in_trio()):
             # In the loop that does the work (a callback, a trio program) nothing can be waited for.
-            delivered = shipper.session.unconfirmed == 0
+            delivered = shipper.session.all_delivered
         else:
             delivered = self.flush(max(timeout - CLOSE_TIMEOUT, timeout / 2))
         cancel()

@@ -251,6 +251,15 @@ class ClientSession(KeptSession):
         given if there is none. Falls back when a server turns out to have lost records."""
         return max(self.spool.first_number, self._confirmed + 1)
 
+    def is_delivered(self, number: int) -> bool:
+        """Whether a server has all below `number`, or was told what it will not get."""
+        return number <= self._confirmed + 1
+
+    @property
+    def all_delivered(self) -> bool:
+        """`is_delivered` for everything that was taken in."""
+        return self.is_delivered(self.spool.next_number) and not self._queue.pending
+
     # -- what a server has
 
     def resume_after(self, number: int) -> None:

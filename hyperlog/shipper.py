@@ -306,11 +306,12 @@ class Shipper:
 
     def _resolve_delivered(self) -> None:
         while self._flushes and self._flushes[0][0] <= self.session.first_unconfirmed:
-            self._flushes.popleft()[1](True)
+            number, resolve = self._flushes.popleft()
+            resolve(self.session.is_delivered(number))  # not if they had to give way
 
     def _resolve_all(self) -> None:
         """The loop has ended. A thread that asks for a flush may come here at the same time."""
-        delivered = self.session.unconfirmed == 0
+        delivered = self.session.all_delivered
         while True:
             try:
                 resolve = self._flushes.popleft()[1] if self._flushes else self._requests.popleft()

@@ -422,6 +422,25 @@ def test_an_interrupt_in_the_middle_of_a_batch_costs_none_of_its_records(tmp_pat
     session.close()
 
 
+async def test_flush_does_not_take_records_that_gave_way_for_delivered(autojump_clock):
+    client, flushed = Client(max_buffer_bytes=64 * 1024), []
+
+    async def flush():
+        flushed.append(await client.wait_flushed())
+
+    async with client.running(create_socket=trio.sleep_forever, timeout=0):
+        order = Order()
+        order.place(0)
+        with trio.fail_after(10):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(flush)
+                for _ in range(20):
+                    await trio.testing.wait_all_tasks_blocked()
+                    for number in range(20):
+                        order.place(number)
+    assert flushed == [False]
+
+
 # -- props, ignored classes, traces without a tracer
 
 
