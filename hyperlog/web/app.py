@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial, wraps
 from typing import Final
 
 from starlette.applications import Starlette
@@ -14,9 +15,10 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 from hyperlog.limits import Limiter
 from hyperlog.web import api, health, ingest, live, metrics
-from hyperlog.web.endpoint import Answer, Endpoint, arguments_of
+from hyperlog.web.endpoint import Answer, Endpoint, Handler, arguments_of
 from hyperlog.web.guard import Guard
 from hyperlog.web.hosts import HostList
+from hyperlog.web.leaving import while_there
 from hyperlog.web.openapi import describe
 from hyperlog.web.problems import Problem, problem_response
 from hyperlog.web.service import Service
@@ -53,7 +55,7 @@ def create_app(service: Service, routes: Sequence[BaseRoute] = ()) -> Starlette:
     guard = Middleware(Guard, hosts=HostList(bound, service.config.http_hosts))
     # A client chooses its session's id, which is a part of the record's: it may have slashes.
     own = [
-        Route(one.path.replace("{id}", "{id:path}"), one.handler, methods=[one.method])
+        Route(one.path.replace("{id}", "{id:path}"), _handler_of(one), methods=[one.method])
         for one in ENDPOINTS
     ]
     sockets = [
@@ -70,6 +72,17 @@ def create_app(service: Service, routes: Sequence[BaseRoute] = ()) -> Starlette:
     service.tail.observers = (*service.tail.observers, shared.lines.lines_written)
     app.state.shared = shared
     return app
+
+
+def _handler_of(endpoint: Endpoint) -> Handler:
+    if endpoint.method != "GET":
+        return endpoint.handler
+
+    @wraps(endpoint.handler)
+    async def answer(request: Request) -> Response:
+        return await while_there(request, partial(endpoint.handler, request))
+
+    return answer
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:

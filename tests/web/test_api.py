@@ -8,6 +8,7 @@ from datetime import datetime
 from urllib.parse import quote
 
 import pytest
+import trio
 
 from hyperlog.web import api
 from tests.web.site import LOGS, site, until
@@ -226,3 +227,31 @@ async def test_the_applications_that_run_are_told_as_the_mission_wants_them(tmp_
     entry = apps["cerco"]["instances"]["a2b5"]
     assert entry["socket"].startswith("127.0.0.1:")
     assert entry["connected_at"].endswith("Z")
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("search", "records"), ("get", "records/x"), ("histogram", "histogram"), ("top", "facets")],
+)
+async def test_what_nobody_waits_for_is_not_looked_for_any_more(
+    tmp_path, monkeypatch, method, path
+):
+    events = []
+
+    async def forever(*_arguments, **_options):
+        events.append("asked")
+        try:
+            await trio.sleep_forever()
+        finally:
+            events.append("ended")
+
+    async with site(tmp_path, store="sqlite") as here:
+        monkeypatch.setattr(here.server.store, method, forever)
+        query = "?field=level" if path == "facets" else ""
+        async with await here.stream() as stream:
+            await stream.send_all(
+                f"GET /api/v1/{path}{query} HTTP/1.1\r\nHost: localhost\r\n"
+                f"Authorization: Bearer {here.reader()}\r\n\r\n".encode()
+            )
+            await until(lambda: events == ["asked"])
+        await until(lambda: events == ["asked", "ended"])
