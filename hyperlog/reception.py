@@ -164,8 +164,8 @@ class ServerConversation:
             return
         self._resume.commit(received.numbers)
         if self._rule is _Rule.ACKNOWLEDGING:
-            for session_id in received.numbers:
-                self._acks[session_id] = self._resume.written(session_id)
+            for session_id, number in received.told.items():
+                self._acks[session_id] = min(number, self._resume.written(session_id))
 
     # -- in
 
@@ -304,6 +304,7 @@ class ServerConversation:
                 number = record.number
                 add(record)
             number += 1
+        arrivals.tell(session_id, number - 1)
 
     def _count_bad_message(self, error: BadRecord) -> None:
         self.bad_messages += 1

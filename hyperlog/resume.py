@@ -50,6 +50,8 @@ class Received:
     """to be appended to the key's log, without newlines"""
     numbers: dict[str, int] = field(default_factory=dict)
     """by session id: what is held once these lines, and all before them, are written"""
+    told: dict[str, int] = field(default_factory=dict)
+    """by session id: the last number of the batches; other connections may have brought more"""
 
 
 class ResumeState:
@@ -86,10 +88,9 @@ class ResumeState:
         progress = self.sessions.pop(session_id, None)
         new = progress is None
         if progress is None:
+            self._forget(1)  # before it is there itself, and would be the only one that is settled
             progress = Progress()
         self.sessions[session_id] = progress
-        if new:
-            self._forget()
         return progress, new
 
     def commit(self, numbers: Mapping[str, int]) -> None:
@@ -109,9 +110,10 @@ class ResumeState:
             if progress.written >= 0
         }
 
-    def _forget(self) -> None:
-        """Drop the sessions that were silent longest, but none that waits to be written."""
-        excess = len(self.sessions) - MAX_SESSIONS
+    def _forget(self, room: int = 0) -> None:
+        """Drop the sessions that were silent longest, but none that waits to be written, so that
+        there is room for as many others."""
+        excess = len(self.sessions) + room - MAX_SESSIONS
         if excess > 0:
             settled = [id for id, p in self.sessions.items() if p.received == p.written]
             for session_id in settled[:excess]:
@@ -237,6 +239,10 @@ class Arrivals:
         if number > self._progress.received:
             gap = Gap(session_id, number, number, 1, "server-refused")
             self.add(ClientRecord(session_id, number, b"", b"", gap))
+
+    def tell(self, session_id: str, number: int) -> None:
+        """A batch of the session went as far as `number`."""
+        self._received.told[session_id] = number
 
     def note(self, text: str) -> None:
         self._received.lines.append(note_line(text, self._time, self.tags))

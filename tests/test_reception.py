@@ -208,6 +208,19 @@ def test_sessions_remembered_are_bounded_but_for_those_that_wait_to_be_written()
     assert resume.written("waiting") == 0
 
 
+def test_a_session_is_remembered_however_many_others_wait_to_be_written():
+    resume = ResumeState()
+    server = make_server(resume)
+    waiting = []
+    for n in range(MAX_SESSIONS + 1):
+        waiting.append(server.receive_messages([message(0, str(n))], NOW))
+    for lines in waiting:
+        server.written(lines)
+    last = str(MAX_SESSIONS)
+    assert resume.written(last) == 0
+    assert received(server, message(0, last)) == []  # it is there already
+
+
 def test_user_ids_follow_the_props():
     server = make_server(connection_number=7)
     lines = received(
@@ -327,6 +340,23 @@ def test_a_client_that_begins_with_a_record_speaks_the_javascript_rule():
     server.written_all()
     assert answers(server) == []
     assert received(server, hello(s77=-1)) == [] or server.bad_messages == 1
+
+
+def test_what_another_connection_brought_is_not_acknowledged_over_this_one():
+    resume = ResumeState()
+    old, new = open_server(resume), open_server(resume)
+    for server in (old, new):
+        received(server, hello(s77=-1))
+        answers(server)
+    received(old, batch(0, *records(0, 9)))
+    assert received(new, batch(0, *records(0, 2))) == []
+    old.written_all()
+    new.written_all()
+    assert answers(old) == [{"ack": {"sessions": {"77": 9}}}]
+    assert answers(new) == [{"ack": {"sessions": {"77": 2}}}]
+    received(new, batch(3, *records(3, 11)))
+    new.written_all()
+    assert answers(new) == [{"ack": {"sessions": {"77": 11}}}]
 
 
 def test_a_hello_is_welcomed_with_the_resume_points():
