@@ -108,7 +108,7 @@ class Sockets:
         exact_port: bool = False,
     ) -> None:
         self._exact_port = exact_port
-        self._bound: dict[int, Address] = {}  # while suspended
+        self._bound: dict[int, Address] = {}  # of the node's own two, when they are closed
         self._host6: str | None = None
         self._sockets: dict[int, DatagramSocket] = {SERVER: server, CLIENT: client}
         self._references: dict[int, int] = {}
@@ -197,18 +197,17 @@ class Sockets:
 
     def close(self) -> None:
         """Close all sockets; `run` does so when it ends, so that only who never runs them must."""
-        for sock in self._sockets.values():
+        for index, sock in self._sockets.items():
+            if index in (SERVER, CLIENT):
+                self._bound[index] = sock.local_address
             sock.close()
         self._sockets.clear()
 
     def suspend(self) -> None:
         """Close all sockets until `resume`; streams end, and their peers are told."""
-        if self._nursery is None:  # closed for good meanwhile
-            return
         for stream in list(self._streams.values()):
             stream.destroy(Suspended("the node was suspended"))
         self._backlog.clear()
-        self._bound = {index: self.local_address(index) for index in (SERVER, CLIENT)}
         self.close()
 
     def resume(self) -> None:
@@ -268,7 +267,7 @@ class Sockets:
         return False
 
     def local_address(self, socket: int) -> Address:
-        """Address that a socket is bound to, or was while suspended.
+        """Address that a socket is bound to; of the node's own two also when they are closed.
 
         Raises:
             KeyError: no such socket (any more).

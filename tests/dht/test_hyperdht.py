@@ -92,6 +92,17 @@ async def test_a_node_that_cannot_be_made_leaves_no_descriptor_behind():
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+@pytest.mark.parametrize("suspended", [False, True])
+async def test_a_closed_node_still_tells_what_it_was(suspended):
+    async with open_dht(bootstrap=[], host="127.0.0.1") as dht:
+        address = dht.address
+        if suspended:
+            await dht.suspend()
+    statistics = dht.statistics()
+    assert dht.address == statistics.address == address
+    assert statistics.sockets.sockets == 0
+
+
 async def test_closing_the_node_ends_its_connections_at_both_ends():
     async with testnet(3) as net, open_dht(bootstrap=net.bootstrap, host="127.0.0.1") as client:
         async with open_dht(bootstrap=net.bootstrap, host="127.0.0.1") as server:
