@@ -298,7 +298,11 @@ class DHT:
         return listener
 
     def pool(self, *, max_connections: int = MAX_POOLED) -> ConnectionPool:
-        """A pool of connections, of which there is one to each peer."""
+        """A pool of connections, of which there is one to each peer.
+
+        Raises:
+            NodeDestroyed: the node is closed.
+        """
         return ConnectionPool(self, max_connections=max_connections)
 
     def forget_listener(self, listener: Listener) -> None:

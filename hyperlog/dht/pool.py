@@ -62,6 +62,11 @@ class ConnectionPool:
         self._connections: dict[bytes, Connection] = {}
         self._attempts: dict[bytes, _Attempt] = {}
         self._send, self._receive = trio.open_memory_channel[Connection](max_connections)
+        dht.start_soon(self._end_with_node)
+
+    async def _end_with_node(self) -> None:
+        with self._send:
+            await trio.sleep_forever()
 
     @property
     def connections(self) -> list[Connection]:
@@ -167,8 +172,14 @@ class ConnectionPool:
         """The next connection that came into the pool, whichever side began it.
 
         When nobody accepts, `max_connections` of them are told of later, and the others not.
+
+        Raises:
+            trio.ClosedResourceError: the node was closed.
         """
-        return await self._receive.receive()
+        try:
+            return await self._receive.receive()
+        except trio.EndOfChannel:
+            raise trio.ClosedResourceError("the node is closed") from None
 
     # -- one for each peer ------------------------------------------------------------------------
 
@@ -196,7 +207,7 @@ class ConnectionPool:
                 self._end_attempt(key, attempt)
             try:
                 self._send.send_nowait(connection)
-            except trio.WouldBlock:
+            except (trio.WouldBlock, trio.ClosedResourceError):
                 pass
             self.on_connection(connection)
 

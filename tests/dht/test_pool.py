@@ -178,6 +178,10 @@ async def test_whoever_waits_hears_that_the_node_was_closed(autojump_clock):
             with pytest.raises(NodeDestroyed):
                 await pool.connect(listener.public_key)
 
+        async def accept(pool):
+            with pytest.raises(trio.ClosedResourceError):
+                await pool.accept()
+
         async with trio.open_nursery() as nursery:  # which outlives the node
             async with open_dht(
                 host="9.1.1.1", socket_factory=host, bootstrap=net.bootstrap
@@ -187,6 +191,7 @@ async def test_whoever_waits_hears_that_the_node_was_closed(autojump_clock):
                 pool = dht.pool()
                 nursery.start_soon(ask, pool)
                 nursery.start_soon(ask, pool)
+                nursery.start_soon(accept, pool)
                 await trio.sleep(0.1)
                 assert pool.connecting == 1
                 nursery.cancel_scope.deadline = trio.current_time() + 10
