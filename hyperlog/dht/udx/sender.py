@@ -30,6 +30,11 @@ __all__ = ["Groups", "Sender"]
 
 INITIAL_PEER_WINDOW: Final = 4 * 1024 * 1024  # bytes, libudx UDX_DEFAULT_RWND_MAX
 MAX_DATA_PER_CALL: Final = 64  # datagrams with data of one send(), what UDP_SEGMENT takes
+MAX_WINDOW_PROBES: Final = 60
+"""Questions for a larger window, with nothing at all from the peer: two minutes or more.
+
+Compat: libudx asks without limit, so that a stream whose peer has gone would never end.
+"""
 
 Groups = list[tuple[int, Address, list[bytes]]]
 """Datagrams by where they go: the local socket that the path names, and the address."""
@@ -64,6 +69,8 @@ class Sender:
         self.probe_due = False
         self._pacing_at: float | None = None
         self._zero_window_at: float | None = None
+        self._window_probes = 0  # since a packet came
+        self._packets_heard = 0
 
     def start(self, path: Path, now: float) -> None:
         self._take_path(path)
@@ -195,8 +202,11 @@ class Sender:
                 earliest = at
         return earliest
 
-    def handle_timer(self, now: float) -> bool:
-        """Do what is due at `now`; False when the peer has been silent for too long."""
+    def handle_timer(self, now: float, packets_in: int) -> bool:
+        """Do what is due at `now`; False when the peer has been silent for too long.
+
+        `packets_in` counts what has come from it, of whatever kind.
+        """
         recovery = self.recovery
         if recovery.rto_at is not None and recovery.rto_at <= now:
             if not recovery.on_rto(now):
@@ -212,6 +222,12 @@ class Sender:
             self._pacing_at = None
             self.send_due = True
         if self._zero_window_at is not None and self._zero_window_at <= now:
+            if packets_in != self._packets_heard:
+                self._packets_heard = packets_in
+                self._window_probes = 0
+            elif self._window_probes >= MAX_WINDOW_PROBES:
+                return False
+            self._window_probes += 1
             self.heartbeat_due = True
             self._zero_window_at = now + 2 * recovery.rto
         return True

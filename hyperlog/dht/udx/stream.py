@@ -7,6 +7,7 @@ acknowledgement is held back until `connect` says where to send it.
     created ──connect──▶ connected ──both ENDs acknowledged, all read──▶ closed (no error)
     any ──DESTROY from the peer──▶ closed (StreamReset)
     connected ──7 RTOs without progress──▶ closed (StreamTimeout)
+    connected ──60 unanswered probes of a closed window──▶ closed (StreamTimeout)
     any ──destroy()──▶ closed (no error)
 
 `receive_datagram` only takes packets in; everything that follows from a burst of them (samples,
@@ -487,7 +488,7 @@ class UDXStreamCore:
         sender = self._sender
         if self._recovery.acks_pending:
             sender.conclude_acks(now)
-        if not sender.handle_timer(now):
+        if not sender.handle_timer(now, self._packets_in):
             self._closing_reply = self._header(DESTROY)
             self._close(StreamTimeout("the peer stopped acknowledging"))
             return

@@ -156,6 +156,30 @@ def test_a_zero_window_is_probed_at_once_after_one_rto_and_then_every_two():
     assert [p.payload for p in sent(core, 61.0)] == [b"b"]
 
 
+@pytest.mark.parametrize("answers", [True, False])
+def test_a_peer_with_a_closed_window_lives_as_long_as_it_answers(answers):
+    core = connected()
+    core.write(b"a", 0.0)
+    sent(core, 0.0)
+    feed(core, 0.0, STATE, ack=1, rwnd=0)
+    core.write(b"b", 0.0)
+    now = 0.0
+    while now < 3600.0 and not core.closed:
+        for packet in sent(core, now):
+            if answers and packet.flags == HEARTBEAT:
+                feed(core, now, STATE, ack=1, rwnd=0)
+        timer = core.get_timer()
+        if timer is not None:
+            now = max(now, timer)
+    assert core.closed != answers
+    if core.closed:
+        assert now == pytest.approx(2 * 60, abs=5)
+        event = core.next_event()
+        assert isinstance(event, StreamClosed)
+        assert isinstance(event.error, StreamTimeout)
+        assert core.closing_reply is not None
+
+
 def test_an_overtaken_packet_does_not_bring_back_an_old_window():
     core = connected()
     core.write(b"abc", 0.0)
