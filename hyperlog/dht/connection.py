@@ -248,6 +248,9 @@ class Connection(trio.abc.Channel[bytes]):
         self._secret.wrote(trio.current_time())
 
     def _keep_alive(self, now: float) -> None:
+        if self._stream.core.unsent_bytes:
+            self._secret.wrote(now)  # a window that stays shut must not pile up keep-alives
+            return
         frame = self._secret.handle_timer(now)
         if frame is not None and not self._stream.finished:
             try:

@@ -727,6 +727,24 @@ async def test_an_idle_connection_sends_one_frame_every_five_seconds(autojump_cl
         assert await b.receive() == b"alive"
 
 
+async def test_keep_alives_do_not_pile_up_behind_a_window_that_stays_shut(autojump_clock):
+    async with sim_connections() as (_, a, b):
+        with trio.move_on_after(3):
+            while True:
+                await a.send(bytes(65536))
+        unsent = a.stream.core.unsent_bytes
+        assert unsent > 0
+        await trio.sleep(600)
+        assert a.stream.core.unsent_bytes == unsent
+        with trio.move_on_after(3):
+            while True:
+                await b.receive()
+        assert a.stream.core.unsent_bytes == 0
+        written = a.bytes_written
+        await trio.sleep(60)
+        assert (a.bytes_written - written) // 20 in (11, 12)
+
+
 async def test_a_connection_outlives_an_hour_of_silence(autojump_clock):
     async with sim_connections() as (_, a, b):
         await trio.sleep(3600)
