@@ -66,6 +66,8 @@ class ResumeState:
         self.sessions = {id: Progress(number, number) for id, number in sessions}
         """by session id, the one that was heard of most recently last"""
         self.generation = 0
+        self._full_at = MAX_SESSIONS
+        """sessions; with fewer, none can be dropped for another one, or none has to"""
         self._last_written: str | None = next(reversed(self.sessions), None)
         self._forget()
 
@@ -88,7 +90,8 @@ class ResumeState:
         progress = self.sessions.pop(session_id, None)
         new = progress is None
         if progress is None:
-            self._forget(1)  # before it is there itself, and would be the only one that is settled
+            if len(self.sessions) >= self._full_at:
+                self._forget(1)  # before it is there itself, and would be the only one settled
             progress = Progress()
         self.sessions[session_id] = progress
         return progress, new
@@ -100,6 +103,7 @@ class ResumeState:
             if progress is not None and number > progress.written:
                 progress.written = number
                 self._last_written = session_id
+                self._full_at = MAX_SESSIONS
 
     def rewind(self) -> None:
         """Lines were given up: what was received and not written must come again."""
@@ -109,6 +113,7 @@ class ResumeState:
             for id, progress in self.sessions.items()
             if progress.written >= 0
         }
+        self._full_at = MAX_SESSIONS
 
     def _forget(self, room: int = 0) -> None:
         """Drop the sessions that were silent longest, but none that waits to be written, so that
@@ -118,6 +123,10 @@ class ResumeState:
             settled = [id for id, p in self.sessions.items() if p.received == p.written]
             for session_id in settled[:excess]:
                 del self.sessions[session_id]
+            if len(settled) < excess:
+                # All that are left wait to be written: to look at each of them for every record
+                # of a session of its own would hold up the whole server.
+                self._full_at = 2 * len(self.sessions)
 
 
 class Arrivals:

@@ -534,3 +534,27 @@ def test_any_bytes_make_lines_or_a_violation(messages):
         assert "time" in line
     server.written_all()
     answers(server)
+
+
+class CountedWalks(dict):
+    """Counts how often somebody goes through all of it."""
+
+    walks = 0
+
+    def items(self):
+        self.walks += 1
+        return super().items()
+
+
+def test_many_sessions_that_wait_to_be_written_are_not_gone_through_for_each_record():
+    resume = ResumeState()
+    resume.sessions = sessions = CountedWalks()
+    numbers = {}
+    for number in range(20 * MAX_SESSIONS):
+        resume.enter(f"s{number}")[0].received = 0
+        numbers[f"s{number}"] = 0
+    assert sessions.walks < 10
+    assert len(sessions) == len(numbers), "none that waits is forgotten"
+    resume.commit(numbers)
+    resume.enter("one more")
+    assert len(sessions) == MAX_SESSIONS, "those that are written make room at once"
