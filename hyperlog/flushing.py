@@ -107,10 +107,14 @@ def flush_spools(
 
 
 def _say(result: FlushedSpool) -> None:
-    text = f"{result.spool.application}: delivered {result.delivered} records"
+    text = f"{result.spool.application}: delivered {_count(result.delivered)}"
     if result.sessions_left:
-        text += f", {result.left} are left: {result.error}"
+        text += f", {result.left} {'is' if result.left == 1 else 'are'} left: {result.error}"
     print(text, file=sys.stderr, flush=True)
+
+
+def _count(number: int) -> str:
+    return f"{number} record{'' if number == 1 else 's'}"
 
 
 def find_spools(server: bytes | str | None = None) -> Iterator[LeftSpool]:
@@ -160,6 +164,10 @@ async def flush_spool(spool: LeftSpool, options: ClientOptions, *, timeout: floa
     before = folder.count_orphans()
     if not before:
         return FlushedSpool(spool, 0, 0, 0, 0, None)
+    if sys.stderr.isatty():
+        where = spool.server if spool.client_key is None else f"{spool.server[:16]}…"
+        text = f"{spool.application}: {_count(sum(before.values()))} for {where}"
+        print(text, file=sys.stderr, flush=True)
     error: str | None = None
     try:
         error = await _ship(_config(spool, options), folder, list(before), timeout)

@@ -153,6 +153,8 @@ async def ping_peer(options: argparse.Namespace, pings: Pings) -> None:
         ephemeral=True,
     ) as dht:
         began_at = trio.current_time()
+        if sys.stderr.isatty():
+            print(f"connecting to {public_key.hex()[:16]}…", file=sys.stderr, flush=True)
         try:
             with trio.fail_after(options.timeout):
                 connection = await dht.connect(

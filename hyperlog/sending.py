@@ -58,6 +58,8 @@ def send_records(
         options["instance"] = instance
     client = Client()
     client.start(server, **options)
+    if messages is None and sys.stdin.isatty():
+        talk.say("each line is a message; Ctrl-D ends")
     began_at = time.monotonic()
     sent = waiting_bytes = 0
     delivered = True

@@ -4,7 +4,9 @@ import argparse
 import json
 import os
 import re
+import select
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -341,6 +343,38 @@ async def test_send_tells_of_a_server_that_is_there_and_takes_no_more():
     assert b"the server is there and takes no more: its log tells why" in done.stderr
     assert b"is the server running" not in done.stderr
     assert b"--quota" in server.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
+async def test_whoever_waits_at_a_terminal_sees_for_what():
+    import termios
+
+    ours, theirs = os.openpty()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+        silent.bind(("127.0.0.1", 0))
+        node = bootstrap(silent.getsockname())
+        commands = [
+            (("send", KEY, *node, "--timeout", "1"), "each line is a message; Ctrl-D ends"),
+            (("flush-spool", *node, "--timeout", "1"), f"hyperlog: 1 record for {KEY[:16]}…"),
+            (("ping", KEY, *node, "--timeout", "1"), f"connecting to {KEY[:16]}…"),
+        ]
+        for arguments, text in commands:
+            process = await trio.lowlevel.open_process(
+                [sys.executable, "-m", "hyperlog", *arguments],
+                stdin=theirs,
+                stderr=theirs,
+                env=environment(),
+            )
+            with trio.fail_after(20):
+                seen = await trio.to_thread.run_sync(os.read, ours, 1000)
+                assert seen.decode().splitlines()[0] == text
+                os.write(ours, b"hello\n\x04")
+                assert await process.wait() == 1
+            while select.select([ours], [], [], 0)[0]:
+                os.read(ours, 1000)
+            termios.tcflush(theirs, termios.TCIFLUSH)
+    os.close(ours)
+    os.close(theirs)
 
 
 async def test_a_testnet_prints_one_json_line_and_runs_until_a_signal():
