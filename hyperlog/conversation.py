@@ -269,7 +269,9 @@ class ClientConversation:
         own = self._session
         if self._state is _State.JAVASCRIPT:
             if own is not None and own.unsent:
-                messages += map(in_javascript_form, own.take_lines(max_bytes, now)[1])
+                lines = own.take_lines(max_bytes, now)[1]
+                self._unreadable = not lines
+                messages += map(in_javascript_form, lines)
         elif self._state is _State.ACKNOWLEDGING:
             size = 0
             if own is not None:
@@ -310,10 +312,10 @@ class ClientConversation:
         """When `messages_to_send` has something again without new records; None for never."""
         if self._answers:
             return clock
-        if self._state is not _State.ACKNOWLEDGING:
-            return None
         if self._unreadable:
             return clock + UNREADABLE_RETRY
+        if self._state is not _State.ACKNOWLEDGING:
+            return None
         if any(kept.unsent and kept.session_id in self._welcomed for kept in self._left):
             return self._pace.allows_at(clock)
         return None

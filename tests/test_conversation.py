@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hyperlog.conversation import ClientConversation, Identity, Pace
-from hyperlog.diskspool import SpooledSession
+from hyperlog.conversation import UNREADABLE_RETRY, ClientConversation, Identity, Pace
+from hyperlog.diskspool import SpooledSession, SpoolFolder
 from hyperlog.errors import BadAnswer, BadGreeting, PeerProtocolError, ServerRefused
 from hyperlog.session import ClientSession, KeptSession
 from hyperlog.trace import CallSite, Trace, TracedObject
@@ -307,3 +307,24 @@ def test_a_pace_allows_a_burst_then_a_rate():
     assert not Pace(1.0, 1.0).allows_at(5.0) > 5.0
     with pytest.raises(ValueError, match="above zero"):
         Pace(rate=0)
+
+
+def test_records_that_cannot_be_read_now_are_tried_again_by_the_javascript_rule(tmp_path):
+    folder = SpoolFolder(tmp_path)
+    left = folder.create("77")
+    left.put([b"{}"])
+    left.close()
+    spool = folder.adopt("77")
+    assert spool is not None
+    spool._files._close_reader()
+    segment = tmp_path / "77" / "00000000000000000000.seg"
+    moved = segment.rename(tmp_path / "elsewhere")
+    segment.symlink_to(moved)  # which is not followed: as good as a disk that does not read
+    conversation = ClientConversation(ClientSession(spool, TraceQueue(2**24)))
+    tell(conversation, lastSeenTraceSessionId=None, lastSeenTraceNumber=None)
+    assert conversation.messages_to_send(EVERYTHING, NOW, 0.0) == []
+    assert conversation.next_send_at(0.0) == UNREADABLE_RETRY
+    moved.rename(segment)
+    assert conversation.messages_to_send(EVERYTHING, NOW, 0.0) == [b"{}"]
+    assert conversation.next_send_at(0.0) is None
+    spool.close()
