@@ -42,8 +42,8 @@ class Destination:
         """Keep it beside a folder; without it only the application itself can deliver the
         records, so that a failure is no reason to stop."""
         path = self.path(spool)
-        data = msgspec.json.encode(self)
         try:
+            data = msgspec.json.encode(self)
             if path.exists() and path.read_bytes() == data:
                 return
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -53,7 +53,7 @@ class Destination:
             with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
                 file.write(data)
             os.replace(new, path)
-        except OSError as err:
+        except (OSError, UnicodeEncodeError) as err:  # ca_file may have a name that is no text
             logger.info("where the spool's records go cannot be kept beside it: %s", err)
 
     @classmethod

@@ -43,3 +43,9 @@ def test_a_folder_that_cannot_be_written_is_no_reason_to_stop(tmp_path):
     (tmp_path / f"x.json.{os.getpid()}").mkdir()
     HERE.write(tmp_path / "x")
     assert Destination.read(tmp_path / "x") is None
+
+
+def test_a_file_name_that_is_no_text_is_no_reason_to_stop(tmp_path):
+    name = os.fsdecode(b"/etc/\xff.pem")
+    Destination("https://logs.example.org", None, "till 3", False, name).write(tmp_path / "x")
+    assert Destination.read(tmp_path / "x") is None
