@@ -186,6 +186,9 @@ class Client:
         cancel = self._cancel_run if worker is None else worker.cancel
         if shipper is None or cancel is None:
             return True
+        if worker is not None and not self._has_thread(worker, shipper):
+            shipper.finish()  # whoever starts next may have a thread
+            return shipper.session.all_delivered
         if (worker is not None and worker.is_current) or (worker is None and _in_trio()):
             # In the loop that does the work (a callback, a trio program) nothing can be waited for.
             delivered = shipper.session.all_delivered
@@ -240,6 +243,10 @@ class Client:
             # Children of multiprocessing end without atexit; in any other process this is one more
             # call of what atexit calls, and does nothing.
             multiprocessing.Finalize(None, _stop_all, exitpriority=0)
+
+    def _has_thread(self, worker: Worker, shipper: Shipper) -> bool:
+        with self._lock:  # it may just be starting
+            return worker.has_started or (not shipper.over and worker.start())
 
     def _unhook(self) -> None:
         with self._lock:

@@ -498,4 +498,5 @@ def _client_spool(options: ClientOptions, is_known: bool, name: str | None) -> P
             return None
     elif not is_known and name is not None:
         raise ConfigError("a spool is of no use with a fresh key pair: leave out one of the two")
-    return Path(folder) if name is None else Path(folder) / name
+    folder = Path(folder).absolute()  # the program may go elsewhere, and its children start there
+    return folder if name is None else folder / name

@@ -231,11 +231,17 @@ class Shipper:
                 await self._stay_connected()
                 nursery.cancel_scope.cancel()
         finally:
-            self._end()  # before the rest is taken out, which threads that trace could make endless
-            self.over = True
-            self.bell.detach()
-            self._resolve_all()
-            self._close_spool()
+            self.finish()
+
+    def finish(self) -> None:
+        """End what `run` has left, or, in any thread, what never ran."""
+        if self.over:
+            return
+        self._end()  # before the rest is taken out, which threads that trace could make endless
+        self.over = True
+        self.bell.detach()
+        self._resolve_all()
+        self._close_spool()
 
     @trio.lowlevel.enable_ki_protection
     def _close_spool(self) -> None:

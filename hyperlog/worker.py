@@ -30,13 +30,18 @@ class Worker:
         self._thread = threading.Thread(target=self._main, name=name, daemon=True)
 
     def start(self) -> bool:
-        """Start the thread; False where the system or the interpreter's end forbids it."""
+        """Start the thread; False where the system or the interpreter's end forbids it. May be
+        tried again then."""
         try:
             self._thread.start()
         except RuntimeError as err:
             logger.warning("no thread can be started (%s): records are kept, but not sent", err)
             return False
         return True
+
+    @property
+    def has_started(self) -> bool:
+        return self._thread.ident is not None
 
     def cancel(self) -> None:
         """Ask the function to end; from any thread."""
@@ -49,7 +54,7 @@ class Worker:
 
     def join(self, timeout: float | None) -> bool:
         """Wait for the end; True when the thread has ended."""
-        if self._thread.ident is not None:
+        if self.has_started:
             self._thread.join(timeout)
         return not self._thread.is_alive()
 

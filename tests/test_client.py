@@ -979,6 +979,29 @@ async def test_a_child_after_a_fork_ships_its_own_records_and_the_parent_goes_on
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+def test_a_child_keeps_its_records_where_its_parent_does_wherever_they_are_by_then(tmp_path):
+    run_script(
+        """
+        import os, sys, trio
+        from hyperlog import Client
+
+        os.chdir(sys.argv[1])
+        client = Client()
+        client.start(create_socket=trio.sleep_forever, spool="spool")
+        os.chdir(sys.argv[2])
+        child = os.fork()
+        if not child:
+            client.info("from the child")
+            client.stop()
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        """,
+        tmp_path,
+        tmp_path.parent,
+    )
+    assert list(SpoolFolder(tmp_path / "spool").count_orphans().values()) == [1]
+
+
 async def test_a_child_of_multiprocessing_delivers_its_last_records(tmp_path):
     async with local_server(tmp_path) as server:
         await run_program(
@@ -1007,6 +1030,21 @@ def test_where_no_thread_can_be_started_records_are_kept(client, monkeypatch, ca
     assert caplog.text.count("no thread can be started") == 1
     assert client.statistics().waiting == 10
     assert not client.flush(timeout=0.05)
+
+
+def test_where_no_thread_was_ever_started_the_end_leaves_the_records_in_the_spool(
+    tmp_path, client, monkeypatch
+):
+    def refuse(self):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    client.start(create_socket=trio.sleep_forever, spool=tmp_path)
+    for number in range(10):
+        Order().place(number)
+    assert client.stop() is False
+    assert client.stop() is False
+    assert list(SpoolFolder(tmp_path).count_orphans().values()) == [10]
 
 
 def test_a_program_that_only_traces_does_not_load_the_network():
