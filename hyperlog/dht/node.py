@@ -89,7 +89,7 @@ class RPCStatistics:
     queries_active: int
     datagrams_malformed: int
     callback_failures: int
-    """requests dropped because `on_request` raised"""
+    """datagrams dropped because `on_request`, or something else that answers, raised"""
 
 
 class _Waiter:
@@ -320,7 +320,10 @@ class RPCNode:
         now = self._clock()
         receive = self._core.receive_datagram
         for data, address, socket in batch:
-            receive(data, address, socket, now)
+            try:
+                receive(data, address, socket, now)
+            except Exception:
+                self._note_failure(address)
         self._pump()
 
     def _pump(self) -> None:
@@ -370,13 +373,16 @@ class RPCNode:
         try:
             handled = self.on_request(IncomingRequest(self._core, event, self._pump))
         except Exception:
-            # Bytes that a stranger chose led here: they must not end the node.
-            self._callback_failures += 1
-            logger.exception("a request from %s:%d failed", *event.address)
+            self._note_failure(event.address)
             return
         if not handled:
             now = self._clock()
             self._core.reply(event, None, error=UNKNOWN_COMMAND, token=False, now=now)
+
+    def _note_failure(self, address: Address) -> None:
+        # Bytes that a stranger chose led here: they must not end the node.
+        self._callback_failures += 1
+        logger.exception("a datagram from %s:%d failed", *address)
 
     # -- bootstrap ---------------------------------------------------------------------------------
 

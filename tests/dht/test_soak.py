@@ -70,8 +70,8 @@ class Held:
 def fill_address_caches() -> None:
     """The process keeps the addresses that it met of late: it takes hours to meet so many.
 
-    Each cache gets keys of its own, made like those of datagrams: sharing them, or ports that Python
-    has ready, would take half of the memory that the addresses met later take in their place.
+    Each cache gets keys of its own, made like those of datagrams: if they shared them, or had ports
+    that Python keeps ready, the addresses met later would take twice as much memory in their place.
     """
     for number in range(ADDRESS_CACHE):
         high, low = divmod(number, 256)

@@ -21,6 +21,19 @@ def test_one_node_is_not_believed_however_often_it_says_so():
     assert not any(witnesses.hear(node(1), AWAY, HOME, 0.0) for _ in range(20))
 
 
+def test_one_host_is_not_believed_through_however_many_nodes():
+    witnesses = Witnesses()
+    nodes = [("9.9.9.9", port) for port in range(1, 20)]
+    for to in (AWAY, ("9.9.9.9", 5)):
+        assert not any(witnesses.hear(node, to, HOME, 0.0) for node in nodes)
+
+
+def test_nodes_on_our_own_host_count_each_for_itself():
+    witnesses = Witnesses()
+    nodes = [(HOME[0], port) for port in (1, 2, 3)]
+    assert [witnesses.hear(node, AWAY, HOME, 0.0) for node in nodes] == [False, False, True]
+
+
 def test_a_node_that_sees_us_where_we_were_contradicts_the_others():
     assert not any(hear_all(Witnesses(), [AWAY, AWAY, HOME, AWAY, AWAY]))
 
