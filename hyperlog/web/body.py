@@ -57,6 +57,15 @@ class Body:
         self._room.left += self._held
         self._held = 0
 
+    def hold(self, size: int) -> None:
+        """Count what was made of it as well.
+
+        Raises:
+            Problem: there is no room for so much.
+        """
+        self._room.take(size)
+        self._held += size
+
     async def read(self) -> bytes:
         """All of it, decompressed.
 
@@ -101,8 +110,7 @@ class Body:
     def _hold(self, size: int) -> None:
         if self._held + size > self._max_size:
             raise self._too_large()
-        self._room.take(size)
-        self._held += size
+        self.hold(size)
 
     def _unzipped(self, data: bytes) -> bytes:
         """Members that follow each other are one body, as with files."""
@@ -122,8 +130,7 @@ class Body:
                 raise self._too_large()
             if not unzip.eof:
                 raise Problem(400, "the gzip ends too early", field="body")
-            self._room.take(len(part))
-            self._held += len(part)
+            self.hold(len(part))
             parts.append(part)
             data = unzip.unused_data
         return b"".join(parts)

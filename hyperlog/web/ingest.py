@@ -23,7 +23,7 @@ from hyperlog.web.body import Body
 from hyperlog.web.delivery import INSTANCE_HEADER, MAX_ERRORS, Delivery, Parsed, host_of, peer_of
 from hyperlog.web.endpoint import Answer, Endpoint, Schema, arguments_of
 from hyperlog.web.link import WebSocketLink
-from hyperlog.web.logformat import BadField, parse_record_untrusted, split_records_untrusted
+from hyperlog.web.logformat import BadField, Entry, parse_record_untrusted, split_records_untrusted
 from hyperlog.web.otlp import parse_logs_untrusted, parse_traces_untrusted
 from hyperlog.web.problems import Problem
 from hyperlog.web.state import service_of, shared_of
@@ -114,6 +114,8 @@ async def _answer_otlp(
             entries = parse(data, time.time())
         except BadField as error:
             raise Problem(400, str(error), field=error.field) from None
+        made = sum(len(entry.message) for entry in entries if isinstance(entry, Entry))
+        body.hold(max(made - len(data), 0))
         delivery = Delivery(request, claims)
         await delivery.run(entries)
     if not delivery.errors:

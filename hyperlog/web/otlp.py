@@ -27,6 +27,9 @@ SEVERITIES: Final = ("DEBUG", "DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 """For the severity numbers 1 to 4, 5 to 8, …: TRACE, DEBUG, INFO, WARN, ERROR, FATAL."""
 SPAN_KINDS: Final = ("unspecified", "internal", "server", "client", "producer", "consumer")
 STATUS_ERROR: Final = 2
+MAX_SIZE: Final = 32 * 1024 * 1024  # bytes of all messages of one request
+
+_APART: Final = "send them in several requests"
 
 T = TypeVar("T")
 
@@ -140,27 +143,25 @@ def parse_logs_untrusted(data: bytes, now: float) -> list[Entry | BadField]:
         BadField: it is no such request.
     """
     request = _decoded(_decode_logs, data)
-    entries: list[Entry | BadField] = []
+    entries = _Entries()
     for part in request.resource_logs or []:
         resource = _Source(part.resource)
         for scoped in part.scope_logs or []:
             for record in scoped.log_records or []:
-                entries.append(resource.entry(_log_fields, record, scoped.scope, now))
-                _check_count(entries)
-    return entries
+                entries.add(resource.entry(_log_fields, record, scoped.scope, now))
+    return entries.taken
 
 
 def parse_traces_untrusted(data: bytes, now: float) -> list[Entry | BadField]:
     """The spans of a request; see `parse_logs_untrusted`."""
     request = _decoded(_decode_traces, data)
-    entries: list[Entry | BadField] = []
+    entries = _Entries()
     for part in request.resource_spans or []:
         resource = _Source(part.resource)
         for scoped in part.scope_spans or []:
             for span in scoped.spans or []:
-                entries.append(resource.entry(_span_fields, span, scoped.scope, now))
-                _check_count(entries)
-    return entries
+                entries.add(resource.entry(_span_fields, span, scoped.scope, now))
+    return entries.taken
 
 
 def _decoded(decode: Any, data: bytes) -> Any:  # noqa: ANN401 - one of the two decoders
@@ -175,9 +176,25 @@ def _decoded(decode: Any, data: bytes) -> Any:  # noqa: ANN401 - one of the two 
         raise BadField("body", "nested too deep") from None
 
 
-def _check_count(entries: list[Entry | BadField]) -> None:
-    if len(entries) > MAX_RECORDS:
-        raise BadField("body", f"more than {MAX_RECORDS} records, send them in several requests")
+class _Entries:
+    """Those of one request, as many and as large as they may be: each carries its resource, so that
+    they can have a thousand times the size of the body."""
+
+    def __init__(self) -> None:
+        self.taken: list[Entry | BadField] = []
+        self._room = MAX_SIZE
+
+    def add(self, entry: Entry | BadField) -> None:
+        """Raises BadField for what is too much."""
+        self.taken.append(entry)
+        if len(self.taken) > MAX_RECORDS:
+            raise BadField("body", f"more than {MAX_RECORDS} records, {_APART}")
+        if isinstance(entry, Entry):
+            self._room -= len(entry.message)
+            if self._room < 0:
+                raise BadField(
+                    "body", f"more than {MAX_SIZE} bytes, each record with its resource, {_APART}"
+                )
 
 
 class _Source:

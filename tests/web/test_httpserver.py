@@ -272,3 +272,17 @@ async def test_an_endpoint_that_fails_is_an_answer_with_an_id_and_a_log_entry(ca
             await stream.send_all(b"GET /late HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert await is_ended(stream)
         nursery.cancel_scope.cancel()
+
+
+async def test_what_is_made_of_a_request_counts_for_what_all_hold_together(tmp_path):
+    resource = {"attributes": [{"key": "x", "value": {"stringValue": "x" * 20_000}}]}
+    logs = {"resource": resource, "scopeLogs": [{"logRecords": [{}] * 50}]}
+    async with site(tmp_path) as here, here.client(here.token()) as client:
+        whole, here.shared.room.left = here.shared.room.left, 500_000
+        answer = await client.post("/v1/logs", json={"resourceLogs": [logs]})
+        assert answer.status_code == 503
+        assert here.shared.room.left == 500_000
+        here.shared.room.left = whole
+        answer = await client.post("/v1/logs", json={"resourceLogs": [logs]})
+        assert answer.status_code == 200
+        assert here.shared.room.left == whole

@@ -232,3 +232,13 @@ def test_any_value_comes_out_as_json(value, key, nanoseconds):
         return
     if isinstance(entry, Entry):
         assert isinstance(json.loads(entry.message)["message"], str | dict)
+
+
+@pytest.mark.parametrize("parse", [parse_logs_untrusted, parse_traces_untrusted])
+def test_a_large_resource_of_many_records_is_refused_before_it_fills_the_memory(parse):
+    resource = {"attributes": [{"key": "x", "value": {"stringValue": "x" * 400_000}}]}
+    scoped = {"logRecords": [{}] * 200, "spans": [{}] * 200}
+    part = {"resource": resource, "scopeLogs": [scoped], "scopeSpans": [scoped]}
+    body = json.dumps({"resourceLogs": [part], "resourceSpans": [part]}).encode()
+    with pytest.raises(BadField, match="several requests"):
+        parse(body, NOW)
