@@ -22,7 +22,7 @@ __all__ = ["LocalAddresses"]
 logger = logging.getLogger("hyperlog.dht.lan")
 
 CHECK_TIMEOUT: Final = 0.5  # s for one byte to come back
-MAX_HOSTS: Final = 64  # of this machine whose check is remembered
+MAX_HOSTS: Final = 64  # of this machine that peers are told: a handshake has to fit a datagram
 
 
 class LocalAddresses:
@@ -33,8 +33,8 @@ class LocalAddresses:
         self._works: dict[str, bool] = {}
 
     def all(self) -> list[Address]:
-        """Every interface's; loopback's when there is no other."""
-        return local_addresses(self._sockets.local_address(SERVER))
+        """Every interface's, up to 64; loopback's when there is no other."""
+        return local_addresses(self._sockets.local_address(SERVER))[:MAX_HOSTS]
 
     def usable(self) -> list[Address]:
         """Those that `check` has not found dead."""
@@ -65,7 +65,7 @@ class LocalAddresses:
         """
         async with trio.open_nursery() as nursery:
             for host, _ in self.all():
-                if host not in self._works and len(self._works) < MAX_HOSTS:
+                if host not in self._works:
                     self._works[host] = True  # until the opposite is known
                     nursery.start_soon(self._check, host)
 

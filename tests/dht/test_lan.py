@@ -7,6 +7,7 @@ import trio
 
 from hyperlog.dht import lan as module
 from hyperlog.dht.acceptance import Acceptance
+from hyperlog.dht.commands.messages import NoisePayload
 from hyperlog.dht.connect import LAN_HEAD_START
 from hyperlog.dht.lan import LocalAddresses
 from hyperlog.dht.simnat import SimNat
@@ -46,6 +47,17 @@ async def test_an_address_that_cannot_be_bound_is_not_told(hosts):
         assert addresses.unchecked
 
 
+async def test_a_machine_with_hundreds_of_interfaces_tells_of_as_many_as_a_handshake_holds(hosts):
+    hosts[:] = [f"127.0.{n >> 8}.{n & 255}" for n in range(1, 400)]
+    async with open_sockets(1) as (sockets,):
+        addresses = LocalAddresses(sockets)
+        await addresses.check()
+        assert not addresses.unchecked
+        payload = NoisePayload(addresses4=addresses.usable())
+        assert len(payload.addresses4) == module.MAX_HOSTS
+        assert len(payload.encode()) < 500
+
+
 async def test_a_process_without_a_descriptor_left_checks_its_addresses_later(hosts):
     resource = pytest.importorskip("resource")
     async with open_sockets(1) as (sockets,):
@@ -80,7 +92,7 @@ async def test_an_address_that_swallows_everything_is_found_out_in_half_a_second
 
 
 async def test_the_number_of_addresses_looked_at_is_bounded(hosts, autojump_clock):
-    hosts.extend(f"127.0.{number}.1" for number in range(200))
+    hosts.extend(f"127.0.{number}.1" for number in range(1, 200))
     async with open_sockets(1) as (sockets,):
         addresses = LocalAddresses(sockets)
         await addresses.check()
