@@ -19,8 +19,9 @@ from hyperlog.web.panel.view import RANGES, View
 
 __all__ = ["add_peers"]
 
-PAGE: Final = 1000  # records asked for at a time
+PAGE: Final = 250  # records asked for at a time
 MAX_RECORDS: Final = 20_000
+MAX_SIZE: Final = 64 * 1024 * 1024  # bytes of their lines, and those of one page
 STEPS: Final = 100  # positions of the slider over calls
 MAX_BUCKETS: Final = 200
 
@@ -57,9 +58,11 @@ def add_peers(panel: Panel, store: Store) -> None:
         whole = Query(terms[0] if len(terms) == 1 else And(tuple(terms)), query.since, query.until)
         found: list[StoredRecord] = []
         cursor: str | None = None
-        while len(found) < MAX_RECORDS:
+        size = 0
+        while len(found) < MAX_RECORDS and size < MAX_SIZE:
             part = await store.search(whole, limit=PAGE, cursor=cursor)
             found += part.records
+            size += sum(len(record.body) for record in part.records)
             cursor = part.cursor
             if cursor is None:
                 break

@@ -14,6 +14,7 @@ from hyperlog.registry import Registry
 from hyperlog.store.sqlite import EmbeddedStore
 from hyperlog.users import Users, hash_password
 from hyperlog.web import connection
+from hyperlog.web.panel import peerspage
 from tests.web.panel.browser import PASSWORD
 from tests.web.site import LOGS, site, until
 
@@ -83,3 +84,16 @@ async def test_what_nobody_waits_for_is_not_looked_for_any_more(tmp_path, monkey
         async with get(client, path):
             await until(lambda: events == ["asked"])
         await until(lambda: events == ["asked", "ended"])
+
+
+async def test_large_traces_of_a_page_are_bounded_by_their_size(tmp_path, monkeypatch):
+    monkeypatch.setattr(peerspage, "PAGE", 10)
+    monkeypatch.setattr(peerspage, "MAX_SIZE", 45_000, raising=False)
+    caller, source = {"functionName": "f", "filename": "x"}, {"id": 1, "className": "A"}
+    trace = {"object": source, "caller": {**caller, "props": {"x": "x" * 1000}}}
+    async with panel(tmp_path) as (here, client), here.client(here.token()) as sender:
+        assert (await sender.post(LOGS, json=[trace] * 100)).json()["accepted"] == 100
+        await until(lambda: here.server.store.statistics().records >= 100)
+        answer = (await client.get("/peers/calls")).json()
+        assert answer["records"] == 40
+        assert answer["more"]

@@ -245,7 +245,7 @@ try {
   answer = await ask(box.dataset.graph, { as: 'json' });
   const count = shown === 'peers' ? answer.events.length : answer.steps.length;
   if (count) {
-    empty.textContent = answer.more ? 'Only the newest 20,000 records are looked at: choose a shorter time for the others.' : '';
+    empty.textContent = answer.more ? 'Only the newest records are looked at (20,000, or 64 MiB of them): choose a shorter time for the others.' : '';
     slider.max = count;
     slider.value = count;
     replay.hidden = false;
