@@ -115,14 +115,14 @@ async def get_tail(request: Request) -> Response:
 async def tail_websocket(websocket: WebSocket) -> None:
     """The same over a WebSocket: messages `{"records": […], "dropped": 0}`."""
     view = _View(websocket)
-    await websocket.accept()
 
     async def send_message(texts: list[bytes], left_out: int) -> None:
         if texts or left_out:
             message = b'{"records":[%b],"dropped":%d}' % (b",".join(texts), left_out)
             await websocket.send_text(message.decode())
 
-    with view.tail.subscribe(view.where) as viewer:
+    with view.tail.subscribe(view.where) as viewer:  # before others can take its place
+        await websocket.accept()
         async with trio.open_nursery() as nursery:
             end = nursery.cancel_scope.cancel
             nursery.start_soon(cancel_when_gone, websocket.receive, nursery.cancel_scope)

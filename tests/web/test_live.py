@@ -9,7 +9,7 @@ from socket import SO_RCVBUF, SOL_SOCKET
 
 import pytest
 import trio
-from trio_websocket import ConnectionClosed
+from trio_websocket import ConnectionClosed, ConnectionRejected
 
 from hyperlog import tail as tail_module
 from hyperlog.web import connection
@@ -190,3 +190,25 @@ async def test_a_websocket_viewer_that_is_gone_is_noticed(tmp_path):
 async def test_a_head_of_the_tail_ends(tmp_path):
     async with site(tmp_path) as here, here.client(here.reader()) as client:
         assert (await client.head("/api/v1/tail")).status_code == 200
+
+
+async def test_websockets_that_come_together_are_no_more_than_there_may_be(tmp_path, monkeypatch):
+    monkeypatch.setattr(tail_module, "MAX_VIEWERS", 2)
+    most = 0
+    async with site(tmp_path) as here, trio.open_nursery() as nursery:
+        token, outcomes = here.reader(), []
+
+        async def watch():
+            nonlocal most
+            try:
+                async with here.websocket("/api/v1/tail", token=token):
+                    outcomes.append(True)
+                    most = max(most, here.server.tail.statistics().viewers)
+                    await until(lambda: len(outcomes) == 8)
+                    most = max(most, here.server.tail.statistics().viewers)
+            except ConnectionRejected:
+                outcomes.append(False)
+
+        for _ in range(8):
+            nursery.start_soon(watch)
+    assert most == 2
