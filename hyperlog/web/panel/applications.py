@@ -90,7 +90,10 @@ def add_applications(
                 key = parse_public_key(form.get("key", ""))
             except ConfigError as error:
                 raise Problem(400, str(error), field="key") from None
-            action(key)
+            try:
+                action(key)
+            except ConfigError as error:
+                raise Problem(400, str(error)) from None
             audit(what, {"key": key.hex(), "by": login.user.name})
             return RedirectResponse("/applications", 303)
 

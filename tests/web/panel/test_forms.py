@@ -1,4 +1,4 @@
-"""Forms of strangers that never end, on a real server."""
+"""Forms that never end, and forms of admins that cannot be done, on a real server."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from contextlib import AsyncExitStack
 
 import trio
 
+from hyperlog import blocklist
 from hyperlog.web import guard
 from hyperlog.web.panel import routes
+from tests.web.panel.test_leaving import panel
 from tests.web.site import site, until
 
 HEADS = {
@@ -61,3 +63,11 @@ async def test_forms_that_do_not_end_keep_nobody_from_the_rest(tmp_path, monkeyp
         assert set(refused) == {503}
         get = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
         assert await status(await opened(here, stack, get)) == 200
+
+
+async def test_one_blocked_key_too_many_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(blocklist, "MAX_BLOCKED", 1)
+    async with panel(tmp_path) as (_here, client):
+        for key, expected in ((b"a", 303), (b"b", 400)):
+            answer = await client.post("/applications/block", data={"key": (key * 32).hex()})
+            assert answer.status_code == expected
