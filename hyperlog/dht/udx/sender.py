@@ -29,6 +29,11 @@ from hyperlog.dht.udx.sendbuffer import SendBuffer
 __all__ = ["Groups", "Sender"]
 
 INITIAL_PEER_WINDOW: Final = 4 * 1024 * 1024  # bytes, libudx UDX_DEFAULT_RWND_MAX
+MAX_PEER_WINDOW: Final = 16 * 1024 * 1024
+"""Bytes kept in flight at most, however many the peer offers to take: up to 4 GiB fit its field.
+
+Whoever confirms late would have us keep all that we can send meanwhile.
+"""
 MAX_DATA_PER_CALL: Final = 64  # datagrams with data of one send(), what UDP_SEGMENT takes
 MAX_WINDOW_PROBES: Final = 60
 """Questions for a larger window, with nothing at all from the peer: two minutes or more.
@@ -137,7 +142,7 @@ class Sender:
 
     def on_window(self, rwnd: int) -> None:
         """The peer can take `rwnd` bytes beyond what it acknowledged."""
-        self.peer_rwnd = rwnd
+        self.peer_rwnd = min(rwnd, MAX_PEER_WINDOW)
         if self.has_unsent:
             self.send_due = True
         if rwnd:

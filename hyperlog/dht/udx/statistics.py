@@ -45,4 +45,4 @@ class UDXStreamStatistics:
     rwnd: int
     "Bytes that we advertise now."
     peer_rwnd: int
-    "Bytes that the peer advertised last."
+    "Bytes that the peer advertised last, as far as we use them."

@@ -1,4 +1,5 @@
 import random
+from collections import deque
 
 import pytest
 from hypothesis import given, settings
@@ -18,6 +19,7 @@ from hyperlog.dht.udx.packet import (
     decode_untrusted,
     encode,
 )
+from hyperlog.dht.udx.sender import MAX_PEER_WINDOW
 
 PEER = ("127.0.0.1", 4000)
 OTHER = ("127.0.0.2", 5000)
@@ -154,6 +156,23 @@ def test_a_zero_window_is_probed_at_once_after_one_rto_and_then_every_two():
     assert len(at) > 25
     feed(core, 61.0, STATE, ack=1, rwnd=1000)
     assert [p.payload for p in sent(core, 61.0)] == [b"b"]
+
+
+def test_what_is_in_flight_is_bounded_whatever_the_peer_offers_to_take():
+    core = connected(mtu_probing=False)
+    now = 0.0
+    most = 0
+    answers = deque()  # a path without limits: everything is acknowledged after half a second
+    while now < 8.0:
+        while answers and answers[0][0] <= now:
+            feed(core, now, STATE, ack=answers.popleft()[1], rwnd=2**32 - 1)
+        if core.unsent_bytes < MAX_PEER_WINDOW:
+            core.write(bytes(2 * MAX_PEER_WINDOW), now)
+        if core.datagrams_to_send(now):
+            answers.append((now + 0.5, core.next_seq))
+        most = max(most, core.inflight_bytes)
+        now = max(now, min([at for at, _ in list(answers)[:1]] + [core.get_timer()]))
+    assert MAX_PEER_WINDOW / 2 < most <= MAX_PEER_WINDOW
 
 
 @pytest.mark.parametrize("answers", [True, False])
