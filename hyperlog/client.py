@@ -89,7 +89,7 @@ class Client:
         """`max_buffer_bytes` bounds what is kept for a server that cannot be reached, and for one
         that has to be sent again what it lost."""
         self._max_buffer_bytes = max_buffer_bytes
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may stop the client anywhere
         self._state = _State.NEW
         self._config: ClientConfig | None = None
         self._shipper: Shipper | None = None
@@ -212,14 +212,20 @@ class Client:
                     f"this client has been {self._state.value} already; use another Client"
                 )
             self._state = _State.STARTED
-            self._config = config
-            shipper = self._new_shipper(config, start)
-            self._shipper = shipper
-            # A bound method is made anew each time, and clear_trace_function compares by equality.
-            self._put = shipper.put_trace
-            self._put_log = shipper.put_log
+        shipper = self._new_shipper(config, start)
         _keep_destination(config)
+        with self._lock:
+            self._config, self._shipper = config, shipper
+            if self._state is _State.STARTED:
+                # A bound method is made anew each time, and clear_trace_function compares by
+                # equality.
+                self._put = shipper.put_trace
+                self._put_log = shipper.put_log
         set_trace_function(shipper.put_trace)
+        if self._put is None:
+            clear_trace_function(shipper.put_trace)
+            shipper.finish()
+            raise RuntimeError("this client has been stopped while it started")
         _clients.add(self)
         global _started
         running = [ref for ref in _started if (other := ref()) is not None and other._put_log]
@@ -236,8 +242,12 @@ class Client:
             shipper = self._shipper
             if shipper is None or self._worker is not None:
                 return
-            self._worker = Worker("hyperlog", shipper.run)
-            self._worker.start()
+            if self._put is not None:
+                self._worker = Worker("hyperlog", shipper.run)
+        if self._worker is None:
+            shipper.finish()  # stopped before there was anything to wait for
+            return
+        self._worker.start()
         multiprocessing = sys.modules.get("multiprocessing.util")
         if multiprocessing is not None:
             # Children of multiprocessing end without atexit; in any other process this is one more
@@ -245,8 +255,8 @@ class Client:
             multiprocessing.Finalize(None, _stop_all, exitpriority=0)
 
     def _has_thread(self, worker: Worker, shipper: Shipper) -> bool:
-        with self._lock:  # it may just be starting
-            return worker.has_started or (not shipper.over and worker.start())
+        with self._lock:  # two threads may stop it
+            return not worker.has_failed or (not shipper.over and worker.start())
 
     def _unhook(self) -> None:
         with self._lock:
@@ -484,7 +494,7 @@ class Client:
 
     def _forked(self) -> None:
         """In a child process: the parent's thread and records are the parent's."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may stop the client anywhere
         worker, self._worker = self._worker, None
         if worker is not None:
             worker.abandon()

@@ -27,6 +27,8 @@ class Worker:
         self._root: trio.lowlevel.Task | None = None
         self._scope = trio.CancelScope()
         self._cancelled = False
+        self.has_failed = False
+        """whether the last attempt to start the thread failed"""
         self._thread = threading.Thread(target=self._main, name=name, daemon=True)
 
     def start(self) -> bool:
@@ -35,13 +37,11 @@ class Worker:
         try:
             self._thread.start()
         except RuntimeError as err:
+            self.has_failed = True
             logger.warning("no thread can be started (%s): records are kept, but not sent", err)
             return False
+        self.has_failed = False
         return True
-
-    @property
-    def has_started(self) -> bool:
-        return self._thread.ident is not None
 
     def cancel(self) -> None:
         """Ask the function to end; from any thread."""
@@ -54,7 +54,7 @@ class Worker:
 
     def join(self, timeout: float | None) -> bool:
         """Wait for the end; True when the thread has ended."""
-        if self.has_started:
+        if self._thread.ident is not None:
             self._thread.join(timeout)
         return not self._thread.is_alive()
 

@@ -1047,6 +1047,39 @@ def test_where_no_thread_was_ever_started_the_end_leaves_the_records_in_the_spoo
     assert list(SpoolFolder(tmp_path).count_orphans().values()) == [10]
 
 
+@pytest.mark.parametrize("where", ["start", "Shipper", "set_trace_function"])
+def test_a_signal_handler_may_stop_a_client_that_is_just_starting(where):
+    # Where the handler runs is told here by what it interrupts: a thread that starts, and the rest.
+    run_script(
+        """
+        import signal, sys, threading
+        import trio
+        import hyperlog.client, hyperlog.trace
+        from hyperlog import Client
+
+        def interrupted(function):
+            def call(*arguments, **named):
+                signal.raise_signal(signal.SIGTERM)
+                return function(*arguments, **named)
+            return call
+
+        name = sys.argv[1]
+        owner = threading.Thread if name == "start" else hyperlog.client
+        setattr(owner, name, interrupted(getattr(owner, name)))
+        client = Client()
+        signal.signal(signal.SIGTERM, lambda *_: client.stop(0.1))
+        try:
+            client.start(create_socket=trio.sleep_forever, spool=None)
+        except RuntimeError as error:
+            assert "stopped" in str(error)
+        assert client._put is None
+        assert hyperlog.trace._trace_function is None
+        """,
+        where,
+        timeout=10,
+    )
+
+
 def test_a_program_that_only_traces_does_not_load_the_network():
     out, _, _ = run_script(
         """
