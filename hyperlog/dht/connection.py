@@ -304,7 +304,11 @@ class Connection(trio.abc.Channel[bytes]):
         self._stream.set_liveness(interval, limit)
 
     def send_unordered(self, message: bytes) -> None:
-        """Send one encrypted datagram (about 1100 bytes at most) that may get lost or overtaken."""
+        """Send one datagram (about 1100 bytes at most) that may get lost or overtaken.
+
+        Only the peer and nodes that relayed the handshake can read it or make such ones; messages
+        of `send` are the peer's alone. The protocol of the JavaScript peers has it so.
+        """
         self._stream.send_message(self._secret.seal_unordered(message))
 
     # -- receiving --------------------------------------------------------------------------------
@@ -391,6 +395,8 @@ class Connection(trio.abc.Channel[bytes]):
 
     async def receive_unordered(self) -> bytes:
         """Return the next unordered message; beyond 256 unread ones the oldest are dropped.
+
+        It need not be the peer's, see `send_unordered`.
 
         Raises:
             trio.ClosedResourceError, trio.BrokenResourceError: closed here, or lost.

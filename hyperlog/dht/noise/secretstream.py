@@ -246,7 +246,8 @@ class SecretStreamCore:
     def seal_unordered(self, message: bytes) -> bytes:
         """A datagram of `message` plus 24 bytes, independent of the stream and of hello().
 
-        It protects neither order nor against replay.
+        It protects neither order nor against replay, and keeps nothing from the nodes that relayed
+        the handshake: its key follows from the handshake hash, and that from what they have seen.
         """
         if self._counter is None:
             self._counter = int.from_bytes(self._random_bytes(COUNTER_SIZE), "little")

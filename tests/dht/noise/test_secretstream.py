@@ -1,6 +1,7 @@
 import json
 import os
 import random
+from hashlib import blake2b
 from pathlib import Path
 
 import pytest
@@ -341,6 +342,44 @@ def test_without_keep_alive_there_is_no_timer():
     a.wrote(100.0)
     assert a.get_timer() is None
     assert a.handle_timer(1000.0) is None
+
+
+def test_who_relays_the_handshake_can_read_unordered_messages_and_no_others():
+    server = KeyPair.generate()
+    initiator = HandshakeState(
+        "IK",
+        True,
+        KeyPair.generate(),
+        random_bytes=os.urandom,
+        remote_public_key=server.public_key,
+    )
+    responder = HandshakeState("IK", False, server, random_bytes=os.urandom)
+    first = initiator.write_message(b"client's payload")
+    responder.read_message_untrusted(first)
+    second = responder.write_message(b"server's payload")
+    initiator.read_message_untrusted(second)
+
+    seen = b"Noise_IK_Ed25519_ChaChaPoly_BLAKE2b".ljust(64, b"\0")
+    public = (
+        b"",
+        server.public_key,
+        first[:32],
+        first[32:80],
+        first[80:],
+        second[:32],
+        second[32:],
+    )
+    for part in public:
+        seen = blake2b(seen + part).digest()
+    relay = SecretStreamCore(
+        HandshakeResult(bytes(32), bytes(32), seen, server.public_key, True),
+        random_bytes=os.urandom,
+    )
+    server_side = SecretStreamCore(responder.result(), random_bytes=os.urandom)
+    assert relay.open_unordered(server_side.seal_unordered(b"for the client")) == b"for the client"
+    assert relay.receive([server_side.hello()]) == []
+    with pytest.raises(BadSignature):
+        relay.receive([server_side.seal(b"for the client")])
 
 
 def test_unordered_counter_wraps():
