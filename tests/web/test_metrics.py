@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 
 import pytest
 
@@ -164,4 +165,13 @@ def test_what_is_no_trace_or_gap_is_passed_over():
     lines += [line('{"object":{}}'), b'{"note":"","gap":{"count":1}}', record(0)]
     counter.lines_written(b"", lines)
     assert counter.traces() == []
+    assert not counter.lost
+
+
+def test_no_record_can_make_the_counting_take_long():
+    counter = LineCounter()
+    many = ",".join(['"count":1'] * 15_000)  # eight seconds, if gaps are looked for in it
+    began_at = time.perf_counter()
+    counter.lines_written(b"", [line(f'{{"message":"x","attributes":{{"gap":{{{many}}}}}}}')])
+    assert time.perf_counter() - began_at < 1
     assert not counter.lost
