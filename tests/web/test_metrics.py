@@ -79,13 +79,18 @@ async def test_counts_are_told_in_the_format_of_prometheus(tmp_path):
 
 async def test_traces_are_counted_as_by_hypertrace_prometheus_once_somebody_asks(tmp_path):
     parent = {"id": 5, "className": 'The "Shop"\n'}
+    counted = []  # whoever writes is answered first
     async with site(tmp_path) as here:
+        tail = here.server.tail
+        tail.observers = (*tail.observers, lambda source, lines: counted.extend(lines))
         async with here.client(here.token()) as sender, here.client() as scraper:
             await sender.post(LOGS, content=trace(0))  # before anybody asked
+            await until(lambda: sum(b'"object":' in line for line in counted) == 1)
             await scrape(scraper)
             lines = [trace(n) for n in (1, 2)]
             lines.append(trace(3, function="g", id="listen", parentObject=parent))
             await sender.post(LOGS, content="\n".join(lines))
+            await until(lambda: sum(b'"object":' in line for line in counted) == 4)
             told = await scrape(scraper)
         counts = {key: value for key, value in told.items() if key.startswith("trace_counter")}
         assert counts == {
