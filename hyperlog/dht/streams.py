@@ -235,9 +235,9 @@ class UDXStream(trio.abc.HalfCloseableStream):
 
     def connect(self, socket: int, remote_id: int, address: Address) -> None:
         """Send from `socket` to `address` from now on; what came before is acknowledged."""
+        self.core.connect(remote_id, address, trio.current_time(), socket)
         self.socket = socket
         self._sockets.hold(socket)
-        self.core.connect(remote_id, address, trio.current_time(), socket)
         self._sockets.mark_dirty(self.core.local_id)
 
     def change_remote(self, socket: int, remote_id: int, address: Address) -> None:

@@ -255,6 +255,17 @@ async def test_a_stream_may_end_in_the_very_moment_in_which_its_move_is_over(
             assert left.statistics().streams == right.statistics().streams == 0
 
 
+async def test_a_connect_that_comes_too_late_holds_no_socket():
+    async with open_sockets() as (left, right):
+        a = new_stream(left)
+        socket = left.open_pool_socket(lambda _: None)
+        a.destroy()
+        with pytest.raises(LocalProtocolError):
+            a.connect(socket, 9, right.local_address(SERVER))
+        left.release(socket)
+        assert left.statistics().sockets == 2
+
+
 async def test_streams_that_move_to_and_fro_on_real_sockets_lose_nothing():
     data = random.Random(8).randbytes(3_000_000)
     async with open_sockets() as (left, right):

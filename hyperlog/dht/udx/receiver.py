@@ -52,7 +52,7 @@ class Receiver:
 
     def _take_data(self, payload: bytes | memoryview, flags: int, seq: int) -> None:
         buffer = self.buffer
-        if seq == buffer.next_seq and flags & DATA:
+        if seq == buffer.next_seq:
             taken = buffer.append(payload)
         elif buffer.is_held(seq):
             self.duplicates += 1

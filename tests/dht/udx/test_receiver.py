@@ -25,6 +25,15 @@ def test_an_end_alone_takes_a_sequence_number():
     assert list(events) == [EndReceived()]
 
 
+def test_an_end_that_is_next_is_taken_as_long_as_data_would_be():
+    receiver = Receiver(100_000, 0, deque())
+    for seq in range(180):  # beyond what is taken behind a gap, below the limit of what fills one
+        receiver.take(bytes(1000), DATA, seq)
+    receiver.take(b"", END, 180)
+    assert receiver.overflows == 0
+    assert receiver.end_received
+
+
 def test_data_after_the_end_is_not_taken():
     receiver = Receiver(1 << 20, 0, deque())
     receiver.take(b"bye", DATA | END, 0)
