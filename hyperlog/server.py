@@ -50,6 +50,7 @@ from hyperlog.keyfile import load_or_create_keys
 from hyperlog.reception import ReceptionLimits
 from hyperlog.senders import Permits
 from hyperlog.sinks.files import FileSink
+from hyperlog.sinks.folderlock import own_folder
 from hyperlog.sinks.writer import LogWriter, WriterStatistics
 
 if TYPE_CHECKING:
@@ -271,7 +272,7 @@ class Server:
         Reports itself started when it accepts connections, before it is announced.
 
         Raises:
-            SinkError: the folder cannot be made or written.
+            SinkError: the folder cannot be made or written, or another server does.
             OSError: the port or address cannot be bound.
             ConfigError: packages are missing for what was asked, or HTTP cannot be served there.
             StoreError: there cannot be an embedded store here.
@@ -285,6 +286,7 @@ class Server:
             Permits(config.data, required=config.require_token, served=config.http is not None)
         ) as self._permits:
             async with (
+                own_folder(config.folder),
                 LogWriter(
                     sink, durability=config.durability, max_line=config.max_line
                 ) as self._writer,

@@ -98,7 +98,7 @@ ARROWS: dict[str, set[str]] = {
     "keylog": {"resume", "sinks"},
     "keywriter": {"keylog", "reception", "resume", "sinks"},
     "doorbell": set(),
-    "sinks": {"records", "sinks"},
+    "sinks": {"diskspool", "records", "sinks"},
     "connections": {"records"},
     "posting": {"records", "resume"},
     "senders": {"control", "limits", "records", "registry", "tokens"},

@@ -14,7 +14,7 @@ from hyperlog.dht import KeyPair, open_dht, testnet
 from hyperlog.errors import ConfigError, KeyFileError, SinkError
 from hyperlog.limits import ServerLimits
 from hyperlog.server import Server
-from hyperlog.sinks import writer
+from hyperlog.sinks import folderlock, writer
 from hyperlog.sinks.folder import FilePolicy
 
 SESSION = "123456789"
@@ -377,8 +377,18 @@ async def test_a_port_in_use_is_an_error_and_not_another_port(tmp_path):
     async with local_server(tmp_path) as server:
         port = server.address[1]
         with pytest.raises(OSError, match="in use"):
-            async with local_server(tmp_path, port=port):
+            async with local_server(tmp_path / "other", port=port):
                 pytest.fail("must not run")
+
+
+async def test_a_folder_that_a_server_writes_into_is_no_other_servers(tmp_path, monkeypatch):
+    monkeypatch.setattr(folderlock, "PATIENCE", 0.0)
+    async with local_server(tmp_path):
+        with pytest.raises(SinkError, match="another server writes into"):
+            async with local_server(tmp_path):
+                pytest.fail("must not run")
+    async with local_server(tmp_path):
+        pass
 
 
 @pytest.mark.parametrize("kind", ["file", "below a file", "unwritable"])

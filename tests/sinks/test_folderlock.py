@@ -1,0 +1,86 @@
+"""A log folder belongs to one server at a time."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import trio
+
+from hyperlog.errors import SinkError
+from hyperlog.sinks.folderlock import LOCK_FILE, own_folder
+
+HOLD = """
+import sys, trio
+from pathlib import Path
+from hyperlog.sinks.folderlock import own_folder
+
+async def main():
+    async with own_folder(Path(sys.argv[1])):
+        print("mine", flush=True)
+        await trio.to_thread.run_sync(sys.stdin.read)
+
+trio.run(main)
+"""
+
+
+@pytest.fixture
+def other(tmp_path):
+    """A process that holds the folder until its stdin is closed."""
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, tmp_path],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout.readline() == "mine\n"
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+async def test_the_folder_of_another_process_is_refused(tmp_path, other):
+    with pytest.raises(SinkError, match="another server writes into the log folder"):
+        async with own_folder(tmp_path, patience=0.0):
+            pass
+
+
+async def test_a_server_that_ends_is_waited_for(tmp_path, other, caplog):
+    async def end_it():
+        while not caplog.records:  # noqa: ASYNC110 - a log record is no event
+            await trio.sleep(0.01)
+        other.stdin.close()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(end_it)
+        async with own_folder(tmp_path):
+            pass
+    assert "waiting for it to end" in caplog.text
+
+
+async def test_the_folder_of_a_process_that_was_killed_is_free(tmp_path, other):
+    other.kill()
+    other.wait()
+    assert (tmp_path / LOCK_FILE).exists()
+    async with own_folder(tmp_path, patience=0.0):
+        pass
+    assert os.listdir(tmp_path) == []
+
+
+async def test_two_servers_of_one_process_cannot_have_one_folder_either(tmp_path):
+    async with own_folder(tmp_path):
+        with pytest.raises(SinkError):
+            async with own_folder(tmp_path, patience=0.0):
+                pass
+    async with own_folder(tmp_path, patience=0.0):
+        pass
+
+
+async def test_a_folder_that_cannot_be_locked_says_why(tmp_path):
+    (tmp_path / LOCK_FILE).mkdir()
+    with pytest.raises(SinkError, match="cannot write to the log folder"):
+        async with own_folder(tmp_path):
+            pass
