@@ -144,6 +144,8 @@ class Shipper:
         self._props_lock = threading.Lock()
         self._rng = random.Random()
         self._requests: deque[Resolve] = deque()
+        self._unnumbered: deque[tuple[int, Resolve]] = deque()
+        """requests, and how many traces are to be taken until theirs have numbers"""
         self._flushes: deque[tuple[int, Resolve]] = deque()
         self._sendable = trio.lowlevel.ParkingLot()
         self._written = trio.lowlevel.ParkingLot()
@@ -285,28 +287,32 @@ class Shipper:
     async def _collect(self) -> None:
         limit, sent_at = BATCH, 0.0
         told = 0  # numbers below it are known to who sends
+        taken = 0
         while True:
-            requests = len(self._requests)
+            for _ in range(len(self._requests)):
+                resolve = self._requests.popleft()
+                self._unnumbered.append((taken + self._queue.pending, resolve))
             drained = self._drain(limit)
+            taken += drained
             ended = drained < limit
             # Not what this round has numbered: the one that ends a burst may find nothing.
             if self._spool.next_number > told and (ended or trio.current_time() >= sent_at):
                 told = self._spool.next_number
                 self._sendable.unpark_all()
+            # Whoever traces without a pause is not waited for.
+            while self._unnumbered and (ended or self._unnumbered[0][0] <= taken):
+                self._flushes.append((self._spool.next_number, self._unnumbered.popleft()[1]))
+            while len(self._flushes) > MAX_FLUSHES:
+                self._flushes.popleft()[1](False)
             if ended:
                 limit, sent_at = BATCH, 0.0
-                # The queue was empty after the requests had come: all they mean has a number now.
-                for _ in range(requests):
-                    self._flushes.append((self._spool.next_number, self._requests.popleft()))
-                while len(self._flushes) > MAX_FLUSHES:
-                    self._flushes.popleft()[1](False)
                 self._resolve_delivered()
                 if self._spool.fault is not None:
                     self._spool.put(())  # tries the disk again, now and then
                 await self.bell.wait(self._has_work)
             elif limit == BATCH:
                 limit, sent_at = BURST_BATCH, trio.current_time() + BURST_HOLD
-                await trio.sleep(0 if self._requests else BURST_REST)
+                await trio.sleep(0 if self._requests or self._unnumbered else BURST_REST)
             else:
                 await trio.lowlevel.checkpoint()
 
@@ -320,7 +326,10 @@ class Shipper:
         delivered = self.session.all_delivered
         while True:
             try:
-                resolve = self._flushes.popleft()[1] if self._flushes else self._requests.popleft()
+                for flushes in (self._flushes, self._unnumbered):
+                    while flushes:
+                        self._requests.append(flushes.popleft()[1])
+                resolve = self._requests.popleft()
             except IndexError:
                 return
             resolve(delivered)

@@ -422,6 +422,30 @@ def test_an_interrupt_in_the_middle_of_a_batch_costs_none_of_its_records(tmp_pat
     session.close()
 
 
+async def test_flush_does_not_wait_for_a_loop_that_traces_without_a_pause(monkeypatch):
+    async def send_many(link, messages):
+        await trio.lowlevel.checkpoint()  # at once, as one message over a real connection
+
+    monkeypatch.setattr("hyperlog.shipper._Link.send_many", send_many)
+    sockets, client = Sockets(), Client()
+    flushed = trio.Event()
+
+    async def flush():
+        assert await client.wait_flushed()
+        flushed.set()
+
+    async with client.running(create_socket=sockets, timeout=0), trio.open_nursery() as nursery:
+        order = Order()
+        order.place(0)
+        nursery.start_soon(flush)
+        with trio.fail_after(5.0):
+            while not flushed.is_set():
+                for number in range(BURST_BATCH + 100):
+                    order.place(number)
+                await trio.lowlevel.checkpoint()
+    assert client.statistics().lost == 0
+
+
 async def test_flush_does_not_take_records_that_gave_way_for_delivered(autojump_clock):
     client, flushed = Client(max_buffer_bytes=64 * 1024), []
 
