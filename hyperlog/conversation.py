@@ -274,7 +274,7 @@ class ClientConversation:
                 messages += map(in_javascript_form, lines)
         elif self._state is _State.ACKNOWLEDGING:
             size = 0
-            if own is not None:
+            if own is not None and own.session_id in self._welcomed:
                 while own.unsent and size < max_bytes:
                     added = self._add_batch(own, messages, now)
                     if not added:

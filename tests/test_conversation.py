@@ -259,6 +259,21 @@ def test_a_welcome_that_cannot_be_true_is_an_error(answer):
     assert session.spool.first_number == 0
 
 
+def test_nothing_of_the_own_session_is_sent_before_its_welcome():
+    session = make_session(3)
+    before = ClientConversation(session)
+    greet(before)
+    welcome(before, s77=-1)
+    sent(before)  # and the connection breaks
+    conversation = ClientConversation(session, [make_kept("11", 1)])
+    greet(conversation)
+    welcome(conversation, s11=-1)
+    record(session, 1)
+    assert spans(sent(conversation)) == [("11", 0, 1)]
+    welcome(conversation, s77=-1)
+    assert spans(sent(conversation)) == [("77", 0, 4)]
+
+
 def test_an_acknowledgement_of_what_was_never_sent_is_an_error():
     session = make_session(2)
     conversation = ClientConversation(session)
