@@ -148,7 +148,9 @@ class Access:
         user = self.users.get(name)
         # It may have been changed while it was being checked.
         if not matches or user is None or self.users.stored_password(name) != stored:
-            self._audit("login failed", {"user": name, "source": source})
+            # A name that nobody has may well be a password that went into the wrong field.
+            known = name if user is not None else "nobody's name"
+            self._audit("login failed", {"user": known, "source": source})
             return None
         self._throttle.succeeded(source, name)
         self._audit("login", {"user": name, "source": source})

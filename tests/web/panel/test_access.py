@@ -159,7 +159,9 @@ async def test_a_wrong_password_and_a_wrong_name_get_the_same_answer(scene, name
         assert COOKIE not in client.cookies
         if password:
             assert password not in answer.text
-    assert scene.audited[0][0] == "login failed"
+    event, details = scene.audited[0]
+    assert event == "login failed"
+    assert details["user"] == (name if name == "ada" else "nobody's name")
 
 
 async def test_guessing_is_slowed_down_for_a_source_and_for_an_account(scene):
