@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from functools import cache
 from typing import Any, Final
 
 from hyperlog.store.records import StoredRecord, decode_body
@@ -32,6 +33,7 @@ __all__ = ["SEPARATOR", "number_text", "scalar_text", "searched_text", "searched
 
 SEPARATOR: Final = "·"
 MAX_WORD: Final = 64  # characters; a SHA-256 in hex has as many
+MAX_MARKS: Final = 30  # combining ones in a row, more than any language has; Spec: UAX #15, 13
 LEFT_OUT: Final = ("time", "traceTimestamp", "traceNumber")
 
 _MARK: Final = "\x00"  # stands for SEPARATOR as long as the text is ASCII
@@ -58,10 +60,27 @@ def words_of(text: str) -> list[str]:
 
 
 def _folded(text: str) -> str:
+    if len(text) > MAX_MARKS:
+        # Unicode's order of marks is found in a time that grows with the square of their number.
+        text = _marks().sub(lambda run: run[0][:MAX_MARKS], text)
     # Unicode's NFKC_Casefold: folding undoes some of the normal form, which decomposes further.
     text = unicodedata.normalize("NFD", text).casefold()
     text = unicodedata.normalize("NFKC", text).casefold()
     return unicodedata.normalize("NFKC", text)
+
+
+@cache
+def _marks() -> re.Pattern[str]:
+    """Too many characters in a row that are, or are taken apart into, nothing but combining marks.
+
+    In the planes above there are none.
+    """
+    marks = "".join(
+        char
+        for char in map(chr, range(0x300, 0x20000))
+        if unicodedata.combining(unicodedata.normalize("NFKD", char)[0])
+    )
+    return re.compile(rf"(?<![{marks}])[{marks}]{{{MAX_MARKS + 1},}}")
 
 
 def searched_text(record: StoredRecord, members: dict[str, Any] | None = None) -> str:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import sys
+import time
 
 import pytest
 from hypothesis import given
@@ -53,6 +54,27 @@ def test_words_consist_of_themselves(text):
     words = words_of(text)
     assert words_of(" ".join(words)) == words
     assert [words_of(word) for word in words] == [[word] for word in words]
+
+
+@pytest.mark.parametrize(
+    "marks",
+    [
+        "\u0301" * 50_000 + "\u0316" * 50_000,
+        "\u0f73" * 50_000,  # each is taken apart into two that are in the wrong order
+        "\uff9e" * 50_000 + "\u0316" * 50_000,
+        "\u0345\u0316" * 50_000,
+    ],
+)
+def test_combining_marks_without_end_take_no_time(marks):
+    began = time.thread_time()
+    assert words_of(f"one a{marks} b")[0] == "one"
+    assert words_of(f"one a{marks} b")[-1] == "b"
+    assert time.thread_time() - began < 1  # in order they would be put after minutes
+
+
+@pytest.mark.parametrize("count", [0, 1, 29])
+def test_marks_of_a_letter_are_put_in_order(count):
+    assert words_of("a" + "\u0316" * count + "\u0301 b") == ["á", "b"]
 
 
 def test_every_character_gives_words_that_consist_of_themselves():
