@@ -1026,6 +1026,7 @@ def test_a_child_keeps_its_records_where_its_parent_does_wherever_they_are_by_th
     assert list(SpoolFolder(tmp_path / "spool").count_orphans().values()) == [1]
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
 async def test_a_child_of_multiprocessing_delivers_its_last_records(tmp_path):
     async with local_server(tmp_path) as server:
         await run_program(

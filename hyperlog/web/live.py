@@ -9,7 +9,8 @@ out and counted. One that does not read at all is cut off by its connection.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import trio
@@ -43,11 +44,21 @@ class _View:
         bucket = readable_bucket(request, arguments["bucket"])
         self.where: Expression | None = expression_of(arguments, bucket)
         self.claims: TokenClaims = claims_of(request, "read")
-        self.tail: Tail = shared_of(request).service.tail
+        self._tail: Tail = shared_of(request).service.tail
         self._tokens: TokenAuthority = tokens_of(request)
         self.texts = shared_of(request).texts
-        if not self.tail.has_room:
+
+    @contextmanager
+    def subscribe(self) -> Iterator[Viewer]:
+        """A place among the viewers, to be taken before anything is answered.
+
+        Raises:
+            Problem: there is none.
+        """
+        if not self._tail.has_room:
             raise Problem(503, "too many viewers", code="LIMIT", retry_after=30)
+        with self._tail.subscribe(self.where) as viewer:
+            yield viewer
 
     async def show(
         self, viewer: Viewer, send: Callable[[list[bytes], int], Awaitable[None]]
@@ -93,12 +104,11 @@ class EventStream(Response):
             await send({"type": "http.response.body", "body": body, "more_body": True})
 
         start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
-        if scope["method"] == "HEAD":
+        with self._view.subscribe() as viewer:
             await send(start)
-            await send({"type": "http.response.body", "body": b""})
-            return
-        with self._view.tail.subscribe(self._view.where) as viewer:
-            await send(start)
+            if scope["method"] == "HEAD":
+                await send({"type": "http.response.body", "body": b""})
+                return
             await send_events([], 0)  # so that the other end knows that it is being served
             async with trio.open_nursery() as nursery:
                 end = nursery.cancel_scope.cancel
@@ -121,7 +131,7 @@ async def tail_websocket(websocket: WebSocket) -> None:
             message = b'{"records":[%b],"dropped":%d}' % (b",".join(texts), left_out)
             await websocket.send_text(message.decode())
 
-    with view.tail.subscribe(view.where) as viewer:  # before others can take its place
+    with view.subscribe() as viewer:
         await websocket.accept()
         async with trio.open_nursery() as nursery:
             end = nursery.cancel_scope.cancel

@@ -192,14 +192,21 @@ async def test_a_head_of_the_tail_ends(tmp_path):
         assert (await client.head("/api/v1/tail")).status_code == 200
 
 
-async def test_websockets_that_come_together_are_no_more_than_there_may_be(tmp_path, monkeypatch):
+UPGRADE = (
+    "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+)
+
+
+@pytest.mark.parametrize(("headers", "accepted"), [("", 200), (UPGRADE, 101)])
+async def test_viewers_that_come_together_are_no_more_than_there_may_be(
+    tmp_path, monkeypatch, headers, accepted
+):
     monkeypatch.setattr(tail_module, "MAX_VIEWERS", 2)
     statuses = []
     async with site(tmp_path) as here, trio.open_nursery() as nursery:
         request = (
-            "GET /api/v1/tail HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n"
-            "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+            f"GET /api/v1/tail HTTP/1.1\r\nHost: localhost\r\n{headers}"
             f"Authorization: Bearer {here.reader()}\r\n\r\n"
         ).encode()
 
@@ -211,4 +218,4 @@ async def test_websockets_that_come_together_are_no_more_than_there_may_be(tmp_p
 
         for _ in range(8):
             nursery.start_soon(watch)
-    assert sorted(statuses) == [101, 101, *[503] * 6]
+    assert sorted(statuses) == [accepted, accepted, *[503] * 6]
