@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 import time
 from collections import OrderedDict
@@ -106,6 +107,7 @@ class _FirstLine(Struct, gc=False):
     time: str = ""
 
 
+_TIME = re.compile(rb'\{"time":"([^"\\]{1,40})"')
 _decode_first_line = msgspec.json.Decoder(_FirstLine).decode
 
 
@@ -178,7 +180,7 @@ class FileSink:
                     self._rotate_again_at = now + ROTATION_RETRY
                     file = self._file(remote_key, now)
             self._append(remote_key, file, data, lines)
-            if os.fstat(file.descriptor).st_nlink:
+            if not _is_deleted(file):
                 break
             # Somebody deleted the file, and what was written went with it: begin it anew.
             self._close(remote_key)
@@ -389,7 +391,7 @@ class FileSink:
                 synced_size=status.st_size,
             )
             head = _read(descriptor, 0, HEAD_SIZE).split(b"\n") if file.size else []
-            file.begun_at = (_time_of(head[0]) if head else None) or file.begun_at
+            file.begun_at = (_time_of(head) if head else None) or file.begun_at
             if file.size < HEAD_SIZE and not any(map(_tells_sessions, head)):
                 # A new file, or one whose first line was torn.
                 if sessions is None and self.table.rotated_paths(remote_key):
@@ -479,9 +481,12 @@ def _tells_sessions(line: bytes) -> bool:
     return is_continuation(line) or session_of_line(line) is not None
 
 
-def _time_of(line: bytes) -> float | None:
+def _time_of(head: Sequence[bytes]) -> float | None:
+    """Of the first line, which may be longer than the head."""
     try:
-        return datetime.fromisoformat(_decode_first_line(line).time).timestamp()
+        if len(head) == 1 and (found := _TIME.match(head[0])):
+            return datetime.fromisoformat(found[1].decode()).timestamp()
+        return datetime.fromisoformat(_decode_first_line(head[0]).time).timestamp()
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError, OverflowError):
         return None
 
@@ -495,6 +500,13 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _is_deleted(file: _OpenFile) -> bool:
+    try:
+        return not os.fstat(file.descriptor).st_nlink
+    except OSError:  # of a network; what was written is written
+        return False
 
 
 def _is_still_there(file: _OpenFile) -> bool:

@@ -598,6 +598,38 @@ def test_a_file_is_rotated_at_its_age_even_after_a_restart(tmp_path):
     sink.close()
 
 
+@pytest.mark.parametrize("first", ["note", "continuation"])
+def test_the_age_of_a_file_is_known_from_a_first_line_of_any_length(tmp_path, first):
+    begun = time.time() - 3700
+    many = {f"{number:0128}": number for number in range(MAX_SESSIONS * 3)}
+    line = (
+        note_line("x", iso_time(begun))[:-2] + b"x" * files.HEAD_SIZE + b'"}'
+        if first == "note"
+        else scan.continuation_line(many, begun)
+    )
+    assert len(line) > files.HEAD_SIZE
+    sink = FileSink(tmp_path, policy=FilePolicy(rotate_age=3600))
+    sink.path(KEY).write_bytes(line + b"\n")
+    sink.write(KEY, [trace_line(1)], 0)
+    assert sink.rotations == 1
+    assert numbers(sink.path(KEY)) == [1]
+    sink.close()
+
+
+def test_lines_are_written_though_the_file_cannot_be_looked_at_then(sink, monkeypatch):
+    sink.write(KEY, [trace_line(0)], 0)
+
+    def fail(_: object) -> None:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "fstat", fail)
+        sink.write(KEY, [trace_line(1)], 0)
+    sink.write(KEY, [trace_line(2)], 0)
+    assert numbers(sink.path(KEY)) == [0, 1, 2]
+    assert dict(sink.resume(KEY)) == {"77": 2}
+
+
 @not_root
 def test_a_file_that_cannot_be_rotated_is_written_on(tmp_path):
     sink = FileSink(tmp_path, policy=FilePolicy(rotate_size=100))
