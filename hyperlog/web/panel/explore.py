@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from hyperlog.errors import QueryError, StoreError
 from hyperlog.store.answers import Store, Top
-from hyperlog.store.evaluate import field_values, plain
+from hyperlog.store.evaluate import Reading, field_values, plain
 from hyperlog.store.levels import LEVEL_NAMES
 from hyperlog.store.query import Compare, Query
 from hyperlog.store.records import StoredRecord
@@ -57,11 +57,15 @@ class Row:
 
 
 def rows_of(records: Iterable[StoredRecord], columns: Sequence[str]) -> list[Row]:
-    return [Row(record, [_cell(record, column) for column in columns]) for record in records]
+    rows = []
+    for record in records:
+        reading = Reading(record)  # decoded once for all columns, on the event loop
+        rows.append(Row(record, [_cell(reading, column) for column in columns]))
+    return rows
 
 
-def _cell(record: StoredRecord, column: str) -> str:
-    values = [scalar_text(value) for value in field_values(record, column)[:8]]
+def _cell(reading: Reading, column: str) -> str:
+    values = [scalar_text(value) for value in field_values(reading, column)[:8]]
     return ", ".join(values)[:MAX_CELL]
 
 

@@ -7,11 +7,12 @@ import io
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Final
 
+import trio
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from hyperlog.store.answers import Page, Store
-from hyperlog.store.evaluate import field_values
+from hyperlog.store.evaluate import Reading, field_values
 from hyperlog.store.levels import LEVEL_NAMES
 from hyperlog.store.query import Query
 from hyperlog.store.records import StoredRecord
@@ -62,10 +63,11 @@ async def _pages(
     text: Callable[[Iterable[StoredRecord]], bytes],
     head: bytes,
 ) -> AsyncIterator[bytes]:
-    yield head + text(page.records)
+    # In threads: a page may have megabytes to decode.
+    yield head + await trio.to_thread.run_sync(text, page.records)
     while page.cursor is not None:
         page = await store.search(query, limit=BATCH, cursor=page.cursor)
-        yield text(page.records)
+        yield await trio.to_thread.run_sync(text, page.records)
 
 
 def _ndjson(records: Iterable[StoredRecord]) -> bytes:
@@ -73,19 +75,20 @@ def _ndjson(records: Iterable[StoredRecord]) -> bytes:
 
 
 def _csv(records: Iterable[StoredRecord], columns: Sequence[str]) -> bytes:
-    rows = (
-        [
-            ms_iso(record.time),
-            LEVEL_NAMES.get(record.level, str(record.level)),
-            record.bucket,
-            record.instance,
-            record.kind,
-            record.message,
-            *(", ".join(map(scalar_text, field_values(record, column))) for column in columns),
-        ]
-        for record in records
-    )
-    return _csv_lines(rows)
+    return _csv_lines(_csv_row(Reading(record), columns) for record in records)
+
+
+def _csv_row(reading: Reading, columns: Sequence[str]) -> list[str]:
+    record = reading.record
+    return [
+        ms_iso(record.time),
+        LEVEL_NAMES.get(record.level, str(record.level)),
+        record.bucket,
+        record.instance,
+        record.kind,
+        record.message,
+        *(", ".join(map(scalar_text, field_values(reading, column))) for column in columns),
+    ]
 
 
 def _csv_lines(rows: Iterable[Sequence[str]]) -> bytes:

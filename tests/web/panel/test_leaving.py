@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from contextlib import asynccontextmanager, suppress
 from socket import SO_RCVBUF, SOL_SOCKET
+from urllib.parse import urlencode
 
 import httpx
 import pytest
 import trio
 
 from hyperlog.registry import Registry
+from hyperlog.store import evaluate
+from hyperlog.store.records import decode_body
 from hyperlog.store.sqlite import EmbeddedStore
 from hyperlog.users import Users, hash_password
 from hyperlog.web import connection
@@ -97,3 +101,24 @@ async def test_large_traces_of_a_page_are_bounded_by_their_size(tmp_path, monkey
         answer = (await client.get("/peers/calls")).json()
         assert answer["records"] == 40
         assert answer["more"]
+
+
+@pytest.mark.parametrize("path", ["/explore", "/explore/rows", "/export?format=csv"])
+async def test_a_record_is_decoded_once_for_all_columns(tmp_path, monkeypatch, path):
+    decoded = Counter()
+
+    def decode(body):
+        decoded[body] += 1
+        return decode_body(body)
+
+    async with panel(tmp_path) as (here, client), here.client(here.token()) as sender:
+        records = [{"message": f"m{number}", "attributes": {"a": 1}} for number in range(3)]
+        assert (await sender.post(LOGS, json=records)).status_code == 200
+        await until(lambda: here.server.store.statistics().records >= 3)
+        monkeypatch.setattr(evaluate, "decode_body", decode)
+        columns = {"columns": ",".join(f"attributes.{name}" for name in "abcdef"), "since": "all"}
+        answer = await client.get(path + ("&" if "?" in path else "?") + urlencode(columns))
+    assert answer.status_code == 200
+    assert all(f"m{number}" in answer.text for number in range(3))
+    assert len(decoded) >= 3
+    assert set(decoded.values()) == {1}
