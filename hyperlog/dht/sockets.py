@@ -376,12 +376,15 @@ class Sockets:
             self._dirty[stream_id] = stream
             self._pump_lot.unpark()
 
-    def flush(self, stream_id: int, now: float) -> None:
-        """Send what the stream has to send, and note its next timer."""
+    def flush(self, stream_id: int, now: float, *, last: bool = False) -> None:
+        """Send what the stream has to send, and note its next timer.
+
+        While the kernel has no room, a stream keeps that for later, unless this is its `last` call.
+        """
         stream = self._streams.get(stream_id)
         if stream is None:
             return
-        if stream.socket is not None and not self._backlog:
+        if stream.socket is not None and (last or not self._backlog):
             for _ in range(MAX_FLUSH_ROUNDS):
                 groups = stream.datagrams_to_send(now)
                 if not groups:

@@ -290,7 +290,7 @@ class UDXStream(trio.abc.HalfCloseableStream):
         self._finished = True
         self._error = error
         # What the core still owes (the last acknowledgement) goes out before it is forgotten.
-        self._sockets.flush(self.core.local_id, trio.current_time())
+        self._sockets.flush(self.core.local_id, trio.current_time(), last=True)
         self._sockets.remove_stream(self.core.local_id, remember=self.core)
         if self.socket is not None:
             self._sockets.release(self.socket, linger=self.core.closing_reply is not None)

@@ -11,6 +11,7 @@ import trio
 import trio.testing
 
 from hyperlog.dht import sockets as module
+from hyperlog.dht.errors import StreamReset
 from hyperlog.dht.simulation import SimNetwork, SimSocket
 from hyperlog.dht.sockets import CLIENT, SERVER, Sockets
 from tests.dht.peers import new_stream, open_sockets, sim_network, stream_pair
@@ -294,6 +295,25 @@ async def test_datagrams_go_out_as_soon_as_the_kernel_has_room(autojump_clock):
             left._sockets[SERVER].give_room(None)
             with trio.fail_after(0.002):
                 assert await b.receive_some() == b"soon"
+
+
+async def test_the_end_of_a_stream_goes_out_behind_what_the_kernel_has_no_room_for(autojump_clock):
+    async with sim_network() as network:
+        factories = [tight_factory(network, "1.1.1.1"), network.host("2.2.2.2")]
+        async with open_sockets(2, factories) as (left, right):
+            a, b = stream_pair(left, right)
+            await a.send_all(b"hello")
+            assert await b.receive_some() == b"hello"
+            left._sockets[SERVER].give_room(0)
+            a.write_soon(bytes(100_000))
+            await trio.sleep(0.1)
+            assert left._backlog
+            a.destroy()
+            await trio.sleep(0.1)
+            left._sockets[SERVER].give_room(None)
+            with trio.fail_after(1):
+                await b.wait_finished()
+            assert isinstance(b.error, StreamReset)
 
 
 async def test_a_stream_destroyed_while_its_socket_has_no_room_does_no_harm(monkeypatch):
