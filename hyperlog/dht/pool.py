@@ -209,7 +209,11 @@ class ConnectionPool:
                 self._send.send_nowait(connection)
             except (trio.WouldBlock, trio.ClosedResourceError):
                 pass
-            self.on_connection(connection)
+            try:
+                self.on_connection(connection)
+            except Exception:
+                # The user's callback: what it does wrong must not end the node.
+                logger.exception("the on_connection callback failed; the connection stays")
 
     @staticmethod
     def _keeps(connection: Connection) -> bool:

@@ -211,6 +211,21 @@ async def test_wrong_options_are_told_to_who_gave_them_and_end_nothing_else(auto
         assert not (await pool.connect(server.key_pair.public_key)).closed
 
 
+async def test_a_callback_that_fails_is_logged_and_ends_nothing(autojump_clock, caplog):
+    def fail(_connection):
+        raise ValueError("for a test")
+
+    async with sim_dht(4) as net:
+        server, accepting = await pooled(net, KeyPair.generate())
+        connecting = (await net.add()).pool()
+        accepting.on_connection = connecting.on_connection = fail
+        connection = await connecting.connect(server.key_pair.public_key)
+        accepted = await accepting.accept()
+        await connection.send(b"x")
+        assert await accepted.receive() == b"x"
+        assert caplog.text.count("ValueError: for a test") == 2
+
+
 async def test_a_pool_is_bounded(autojump_clock):
     async with sim_dht(4) as net:
         server = await net.add(firewalled=False)
