@@ -207,7 +207,7 @@ class RelayServer:
         )
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Listen and relay until cancelled. Announcing the key goes on behind.
+        """Listen and relay until cancelled or the node is closed; announcing goes on behind.
 
         Raises:
             NodeDestroyed, KeyPairInUse: as `DHT.listen`.
@@ -222,7 +222,11 @@ class RelayServer:
                 nursery.start_soon(self._check_loop)
                 task_status.started()
                 while True:
-                    connection = await listener.accept()
+                    try:
+                        connection = await listener.accept()
+                    except trio.ClosedResourceError:
+                        nursery.cancel_scope.cancel()
+                        break
                     if len(self._sessions) >= self.limits.max_connections:
                         self._counts.connections_refused += 1
                         connection.abort()

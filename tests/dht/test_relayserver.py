@@ -10,9 +10,12 @@ import trio
 
 from hyperlog.dht import relayserver
 from hyperlog.dht.errors import ConnectError, RelayAborted, RelayError, RelayRefused
+from hyperlog.dht.opening import open_dht
 from hyperlog.dht.relay.client import RelayClientCore
 from hyperlog.dht.relay.frames import Data, Open, encode, encode_batch
 from hyperlog.dht.relay.messages import PAIR, PROTOCOL, Pair
+from hyperlog.dht.relayserver import RelayServer
+from tests.dht.peers import sim_dht
 from tests.dht.relays import relayed_network, settled
 
 TOKEN = b"t" * 32
@@ -257,6 +260,24 @@ async def test_a_relay_that_ends_tells_its_peers(autojump_clock):
         assert relay.dht.sockets.statistics().streams == 0
         with trio.move_on_after(30), pytest.raises(ConnectError):
             await relay.ends[0].connect(relay.server.public_key)
+
+
+async def test_a_relay_ends_with_its_node(autojump_clock):
+    async with sim_dht() as net:
+        client = await net.add()
+        host = "9.1.1.1"
+        async with trio.open_nursery() as nursery:
+            async with open_dht(
+                bootstrap=net.bootstrap, host=host, socket_factory=net.network.host(host)
+            ) as dht:
+                relay = RelayServer(dht)
+                await nursery.start(relay.run)
+                await relay.wait_announced()
+                connection = await client.connect(relay.public_key)
+                await settled(relay.statistics, connections=1)
+            with trio.fail_after(5):
+                await connection.stream.wait_finished()
+            await settled(relay.statistics, connections=0)
 
 
 @asynccontextmanager
