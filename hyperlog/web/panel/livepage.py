@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from hyperlog.errors import QueryError
+from hyperlog.errors import KeyFileError, QueryError
 from hyperlog.store.language import parse
 from hyperlog.store.query import Expression
 from hyperlog.tail import Seen, Tail, Viewer
@@ -64,11 +64,12 @@ def add_live(panel: Panel, tail: Tail) -> None:
             where = parse(view.q)
         except QueryError as error:
             raise Problem(400, str(error), position=error.position) from None
-        if not tail.has_room:
-            raise Problem(503, "too many viewers: close other pages of this kind", retry_after=30)
 
         def over() -> bool:
-            return panel.access.login_of(request) is None
+            try:
+                return panel.access.login_of(request) is None
+            except KeyFileError:  # another process is writing: the next look tells
+                return False
 
         return _Events(tail, where, view.columns, over)
 
@@ -100,9 +101,11 @@ class _Events(Response):
         async def send_text(text: bytes, more: bool = True) -> None:
             await send({"type": "http.response.body", "body": text, "more_body": more})
 
+        if not self._tail.has_room:
+            raise Problem(503, "too many viewers: close other pages of this kind", retry_after=30)
         headers = self.raw_headers
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        with self._tail.subscribe(self._where) as viewer:
+        with self._tail.subscribe(self._where) as viewer:  # before others can take its place
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
             await send_text(b": here it comes\n\n")
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(cancel_when_gone, receive, nursery.cancel_scope)

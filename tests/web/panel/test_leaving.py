@@ -6,19 +6,20 @@ import time
 from collections import Counter
 from contextlib import asynccontextmanager, suppress
 from socket import SO_RCVBUF, SOL_SOCKET
+from sqlite3 import connect
 from urllib.parse import urlencode
 
 import httpx
 import pytest
 import trio
 
-from hyperlog.registry import Registry
+from hyperlog.registry import REGISTRY_NAME, Registry
 from hyperlog.store import evaluate
 from hyperlog.store.records import decode_body
 from hyperlog.store.sqlite import EmbeddedStore
-from hyperlog.users import Users, hash_password
+from hyperlog.users import Logins, Users, hash_password
 from hyperlog.web import connection
-from hyperlog.web.panel import peerspage
+from hyperlog.web.panel import livepage, peerspage
 from tests.web.panel.browser import PASSWORD
 from tests.web.site import LOGS, site, until
 
@@ -69,6 +70,31 @@ async def test_a_viewer_that_stops_reading_is_cut_off(tmp_path, monkeypatch):
         with trio.fail_after(10), suppress(trio.BrokenResourceError):
             while await stream.receive_some():
                 pass
+
+
+async def test_a_viewer_stays_while_its_login_cannot_be_looked_up(tmp_path, monkeypatch):
+    looks = []
+
+    def look(logins, *arguments):
+        looks.append(arguments)
+        return find(logins, *arguments)
+
+    find = Logins.find
+    monkeypatch.setattr(Logins, "find", look)
+    monkeypatch.setattr(livepage, "LOGIN_CHECK", 0.05)
+    async with panel(tmp_path) as (here, client), get(client, "/live/events") as stream:
+        await until(lambda: here.server.tail.statistics().viewers)
+        registry = connect(here.server.config.data / REGISTRY_NAME, isolation_level=None)
+        registry.execute("BEGIN EXCLUSIVE")
+        seen = len(looks)
+        await until(lambda: len(looks) >= seen + 2)
+        registry.execute("DELETE FROM login")
+        registry.execute("COMMIT")
+        registry.close()
+        text = b""
+        with trio.fail_after(10):
+            while b"event: over" not in text:
+                text += await stream.receive_some()
 
 
 @pytest.mark.parametrize("path", ["/explore", "/explore/histogram", "/explore/facet?field=level"])
