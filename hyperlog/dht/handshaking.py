@@ -128,6 +128,7 @@ class Handshaking:
             PeerNotFound: no node has a record of the key.
             PeerConnectionFailed: it is announced, but no handshake came through.
             ServerError, ServerIncompatible: the peer refuses.
+            HandshakeFailed: its answer is genuine, and cannot be read.
         """
         limiter = trio.CapacityLimiter(PARALLEL_HANDSHAKES)
         route = None
@@ -245,6 +246,8 @@ class Handshaking:
                 raise BadHandshakeReply("the handshake is finished already")
             payload = self._initiator.receive_untrusted(reply.noise)
         except RemoteProtocolError as err:
+            if self._initiator.complete:
+                raise HandshakeFailed(f"the peer's own answer cannot be read: {err}") from err
             raise BadHandshakeReply(f"answer through {address[0]}:{address[1]}: {err}") from err
         if payload.version != 1:
             raise ServerIncompatible(f"the peer speaks version {payload.version}, we speak 1")

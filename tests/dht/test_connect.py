@@ -20,6 +20,7 @@ from hyperlog.dht.constants import FIREWALL_OPEN, FIREWALL_UNKNOWN, FROM_CLIENT,
 from hyperlog.dht.errors import (
     ConnectError,
     DHTError,
+    HandshakeFailed,
     LocalProtocolError,
     NodeDestroyed,
     PeerConnectionFailed,
@@ -218,7 +219,7 @@ async def test_a_server_that_dies_after_the_handshake_fails_in_bounded_time(auto
         ({"error": 1}, ServerError),
         ({"version": 2}, ServerIncompatible),
         ({"udx": False}, ServerError),
-        ({"payload": {"udx": UDXInfo(id=1 << 32)}}, PeerConnectionFailed),
+        ({"payload": {"udx": UDXInfo(id=1 << 32)}}, HandshakeFailed),
         ({"noise": b""}, PeerConnectionFailed),
         ({"noise": b"x" * 200}, PeerConnectionFailed),
     ],
@@ -233,7 +234,12 @@ async def test_an_answer_that_is_none_says_so(options, expected, autojump_clock)
 
 
 @pytest.mark.parametrize(
-    ("options", "expected"), [({"error": 1}, ServerError), ({"version": 2}, ServerIncompatible)]
+    ("options", "expected"),
+    [
+        ({"error": 1}, ServerError),
+        ({"version": 2}, ServerIncompatible),
+        ({"payload": {"udx": UDXInfo(id=1 << 32)}}, HandshakeFailed),
+    ],
 )
 async def test_a_refusal_ends_the_attempt_whoever_was_asked_beside(
     options, expected, autojump_clock
