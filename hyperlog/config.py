@@ -498,5 +498,10 @@ def _client_spool(options: ClientOptions, is_known: bool, name: str | None) -> P
             return None
     elif not is_known and name is not None:
         raise ConfigError("a spool is of no use with a fresh key pair: leave out one of the two")
-    folder = Path(folder).absolute()  # the program may go elsewhere, and its children start there
+    try:  # the program may go elsewhere, and its children start there
+        folder = Path(folder).absolute()
+    except OSError as err:
+        raise ConfigError(
+            f"there is no working directory for the spool {folder}: name it by its whole path"
+        ) from err
     return folder if name is None else folder / name

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from pathlib import Path
 
 import pytest
@@ -283,6 +284,16 @@ def test_a_spool_belongs_to_a_kept_key_pair_and_a_server(data_home):
     given = ClientConfig.checked(KEY, {"spool": data_home / "mine"}).spool
     assert given == data_home / "mine" / config.spool.name
     assert not config.spool.exists()  # made when there is something to keep
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a working directory cannot be removed there")
+def test_a_spool_in_a_working_directory_that_is_gone_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tmp_path.rmdir()
+    with pytest.raises(ConfigError, match="no working directory"):
+        ClientConfig.checked(None, {"create_socket": print, "spool": "spool"})
+    config = ClientConfig.checked(None, {"create_socket": print, "spool": tmp_path / "spool"})
+    assert config.spool == tmp_path / "spool"
 
 
 @pytest.mark.parametrize("options", [{"spool": None}, {"keys": None}])
