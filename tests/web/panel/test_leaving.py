@@ -13,6 +13,7 @@ import httpx
 import pytest
 import trio
 
+from hyperlog import tail as tail_module
 from hyperlog.registry import REGISTRY_NAME, Registry
 from hyperlog.store import evaluate
 from hyperlog.store.records import decode_body
@@ -148,3 +149,18 @@ async def test_a_record_is_decoded_once_for_all_columns(tmp_path, monkeypatch, p
     assert all(f"m{number}" in answer.text for number in range(3))
     assert len(decoded) >= 3
     assert set(decoded.values()) == {1}
+
+
+async def test_viewers_that_come_together_are_no_more_than_there_may_be(tmp_path, monkeypatch):
+    monkeypatch.setattr(tail_module, "MAX_VIEWERS", 2)
+    statuses = []
+    async with panel(tmp_path) as (_here, client), trio.open_nursery() as nursery:
+
+        async def watch():
+            async with get(client, "/live/events") as stream:
+                statuses.append(int((await stream.receive_some()).split()[1]))
+                await until(lambda: len(statuses) == 8)
+
+        for _ in range(8):
+            nursery.start_soon(watch)
+    assert sorted(statuses) == [200, 200, *[503] * 6]
