@@ -49,9 +49,6 @@ K: Final = 20
 KEEP_ALIVE: Final = 5.0
 """Seconds without a write after which a connection sends an empty message (hyperdht index.js)."""
 
-DEFAULT_PORT: Final = 49737
-"""First UDP port that a stand-alone node tries (hyperdht index.js)."""
-
 BOOTSTRAP_NODES: Final = (
     ("node1.hyperdht.org", 49737),
     ("node2.hyperdht.org", 49737),

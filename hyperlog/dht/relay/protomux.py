@@ -30,7 +30,6 @@ from hyperlog.dht.relay.frames import (
     Reject,
     decode_untrusted,
     encode,
-    encode_batch,
 )
 
 __all__ = [
@@ -180,11 +179,6 @@ class Protomux:
         """What is to be sent on the connection, each a message of its own, in order."""
         out, self._out = self._out, []
         return [encode(frame) for frame in out]
-
-    def batch_to_send(self) -> bytes | None:
-        """The same joined into a single message; None when there is nothing to send."""
-        out, self._out = self._out, []
-        return encode_batch(out) if out else None
 
     def next_event(self) -> Event | None:
         """Remove and return the oldest event, None when there is none."""
