@@ -30,6 +30,7 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from json.encoder import encode_basestring_ascii
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -67,6 +68,7 @@ MAX_RECORD_SIZE = 1024 * 1024  # bytes of one message that we send
 MAX_MESSAGE_SIZE = 2**24 - 1 - 17  # bytes of one message that we accept: one secret-stream frame
 MAX_NESTING = 128  # containers within containers in a message that we accept
 MAX_HALF_PAIRS = 10_000  # of surrogates in a message that are mended, some ms
+MAX_ESCAPED = 10_000  # unprintable characters that are escaped one by one, some ms
 MAX_SESSION_ID = 128  # characters; the JavaScript client sends up to 18 digits
 MAX_SESSIONS = 256  # of one key that a server remembers, in memory as from its files
 MAX_NUMBER = 2**53 - 1  # JavaScript's largest exact integer
@@ -323,7 +325,7 @@ _LEVELS = frozenset(f'"{name}"'.encode() for name in (*LOG_LEVELS, "WARN", "FATA
 _PRINTABLE = bytes(range(0x20, 0x7F))
 _UNPRINTABLE = re.compile(
     "[\x00-\x1f\x7f-\x9f\xad\u061c\u070f\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff"
-    "\ufff0-\ufffb\U0001d173-\U0001d17a\U000e0000-\U000e0fff]+"
+    "\ufff0-\ufffb\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
 # All up to half a surrogate pair, at one go and possessive: linear whatever the escapes are.
 _HALF_PAIR = re.compile(
@@ -445,13 +447,22 @@ def _printable(data: bytes) -> bytes:
     """
     if not data.translate(None, _PRINTABLE):
         return data
+    data = data.translate(_SPACES)
     try:
         text = data.decode()
     except UnicodeDecodeError:
         raise BadRecord("not UTF-8 text") from None
     if text.isprintable():
         return data
-    return _UNPRINTABLE.sub(lambda match: match[0].translate(_ESCAPES), text).encode()
+    text, count = _UNPRINTABLE.subn(lambda match: _ESCAPES[ord(match[0])], text, MAX_ESCAPED)
+    return text.encode() if count < MAX_ESCAPED else _ascii(data)
+
+
+def _ascii(data: bytes) -> bytes:
+    """The same JSON text with everything escaped beyond ASCII: fast, however much that is."""
+    # Quotes and backslashes are hidden where no checked JSON has anything.
+    text = encode_basestring_ascii(data.translate(_HIDDEN).decode())[1:-1]
+    return text.replace(r"\u0001", '"').replace(r"\u0002", "\\").encode()
 
 
 class _Escapes(dict[int, str]):
@@ -464,7 +475,9 @@ class _Escapes(dict[int, str]):
         return text
 
 
-_ESCAPES = _Escapes({ord(space): " " for space in "\t\r\n"})
+_ESCAPES = _Escapes()
+_SPACES = bytes.maketrans(b"\t\r\n", b"   ")
+_HIDDEN = bytes.maketrans(b'"\\', b"\1\2")
 
 
 def _steps(octet: int) -> tuple[int, int]:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from hyperlog.errors import BadRecord
 from hyperlog.records import (
+    MAX_ESCAPED,
     MAX_NESTING,
     MAX_RECORD_SIZE,
     Gap,
@@ -351,6 +352,32 @@ def test_a_message_with_a_note_needs_no_object():
 def test_unknown_fields_are_kept_in_order():
     fields = json.loads(line_of(message(zebra=1, apple={"x": [1.50, 1e3]})))
     assert list(fields)[-2:] == ["zebra", "apple"]
+
+
+HOSTILE = st.text(
+    st.sampled_from('"\\\\u0012\x7f\x85\u2028é🙂\U000e0001 ') | st.characters(codec="utf-8"),
+    max_size=50,
+)
+
+
+@given(HOSTILE, HOSTILE, st.sampled_from([1, MAX_ESCAPED]))
+def test_a_text_is_the_same_however_much_of_it_is_unprintable(name, text, count):
+    fields = {**json.loads(message()), f"z{name}": text, "zebra": [text + "\x7f" * count]}
+    data = json.dumps(fields, ensure_ascii=False).encode()
+    line = line_of(data)
+    assert not {unicodedata.category(c) for c in line.decode()} & {"Cc", "Zl", "Zp"}
+    assert not {unicodedata.bidirectional(c) for c in line.decode()} & BIDI_CONTROLS
+    assert list(json.loads(line).items())[2:] == list(fields.items())
+
+
+@pytest.mark.parametrize("piece", ["a\x7f", "\u2028a", "\u2028", "\U000e0001", "a\U000e0001"])
+def test_a_message_of_unprintable_characters_takes_little_time(piece):
+    fields = {**json.loads(message()), "zebra": piece * (8_000_000 // len(piece.encode()))}
+    data = json.dumps(fields, ensure_ascii=False).encode()
+    began = time.thread_time()
+    record = parse_client_message_untrusted(data)
+    assert time.thread_time() - began < 0.4
+    assert b"%b" % piece.encode() not in record.tail
 
 
 def test_white_space_between_tokens_does_not_break_the_line():
