@@ -94,7 +94,7 @@ class Connection(trio.abc.Channel[bytes]):
         self._paths = [path]
         self._path_lot = trio.lowlevel.ParkingLot()
         self._when_closed: list[Callable[[], None]] = []
-        self._broken: RemoteProtocolError | None = None
+        self._broken: DHTError | None = None
         self._closed_here = False
         self._send_conflict = OneTask("sending on")
         self._receive_conflict = OneTask("receiving from")
@@ -430,6 +430,9 @@ class Connection(trio.abc.Channel[bytes]):
         its cause, not a trio.ClosedResourceError.
         """
         self._closed_here = self._closed_here or reason is None
+        if reason is not None and self._broken is None:
+            # The stream may have ended in order, and would tell that behind what is forgotten here.
+            self._broken = self._stream.error or reason
         self._messages.clear()
         self._unordered.clear()
         self._secret.discard()

@@ -450,6 +450,23 @@ async def test_an_abort_with_a_reason_is_no_end_of_what_the_peer_sent(autojump_c
         assert isinstance(caught.value.__cause__, StreamTimeout)
 
 
+async def test_an_abort_behind_the_end_does_not_hide_the_messages_that_it_throws_away(
+    autojump_clock,
+):
+    async with sim_connections() as (_, a, b):
+        await b.send_many([b"1", b"2"])
+        await b.send_eof()
+        await trio.sleep(1)
+        assert await a.receive() == b"1"
+        await a.send_eof()
+        await trio.sleep(1)
+        assert a.closed
+        a.abort(StreamTimeout("for a test"))
+        with pytest.raises(trio.BrokenResourceError) as caught:
+            await a.receive()
+        assert isinstance(caught.value.__cause__, StreamTimeout)
+
+
 @pytest.mark.parametrize("reason", [None, StreamTimeout("for a test")])
 async def test_an_abort_between_two_messages_ends_their_reader_in_order(reason, autojump_clock):
     expected = trio.BrokenResourceError if reason else trio.ClosedResourceError
