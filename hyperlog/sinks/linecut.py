@@ -29,7 +29,8 @@ IDENTITY: Final = frozenset(
         *("traceTimestamp", "traceSessionId", "traceNumber", "id", "level", "logger"),
     )
 )
-MAX_IDENTITY: Final = 2048  # bytes of all these values together that are never cut
+MAX_IDENTITY: Final = 2048  # bytes of each of these values; one of at most so many is kept whole
+SMALL_IDENTITY: Final = 256  # where there is no room for that, with room for all in any line
 MAX_MEMBERS: Final = 64 * 1024  # of an object or array that is opened, up to 10 ms
 MAX_COUNTED: Final = 1024 * 1024  # bytes; in more, commas inside of strings count as members
 MAX_DEPTH: Final = 32
@@ -83,7 +84,9 @@ def cut_line(line: bytes, limit: int) -> bytes:
         values = _shrunk(members.items(), room)
         if values is None:
             identity = {name: value for name, value in members.items() if name in IDENTITY}
-            values = _shrunk(identity.items(), room)
+            values = _shrunk(identity.items(), room) or _shrunk(
+                identity.items(), room, kept=SMALL_IDENTITY
+            )
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         values = None
     if values is None:
@@ -109,13 +112,15 @@ def _may_be_opened(data: bytes) -> bool:
     return commas <= MAX_MEMBERS
 
 
-def _shrunk(members: Iterable[tuple[str, bytes]], room: int, depth: int = 0) -> list[bytes] | None:
+def _shrunk(
+    members: Iterable[tuple[str, bytes]], room: int, depth: int = 0, kept: int = MAX_IDENTITY
+) -> list[bytes] | None:
     """Members of an object as `"name":value`, in `room` bytes with commas; None if it cannot be."""
     named = [(name, _name(name), value) for name, value in members]
     sizes = []
     for name, text, value in named:
         room -= len(text) + 2
-        if depth == 0 and name in IDENTITY and len(value) <= MAX_IDENTITY:
+        if depth == 0 and name in IDENTITY and len(value) <= kept:
             room -= len(value)
         else:
             sizes.append(len(value))
@@ -124,9 +129,7 @@ def _shrunk(members: Iterable[tuple[str, bytes]], room: int, depth: int = 0) -> 
         return None
     values = []
     for name, text, value in named:
-        if len(value) > share and not (
-            depth == 0 and name in IDENTITY and len(value) <= MAX_IDENTITY
-        ):
+        if len(value) > share and not (depth == 0 and name in IDENTITY and len(value) <= kept):
             value = _shrink(value, share, depth + 1)
         values.append(b"%b:%b" % (text, value))
     return values

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hyperlog.sinks.linecut import cut_line
+from hyperlog.sinks.linecut import IDENTITY, cut_line
 from hyperlog.sinks.scan import session_of_line
 
 LIMIT = 8192
@@ -152,3 +152,16 @@ def test_a_line_made_to_be_expensive_is_cut_in_bounded_time(bomb):
     assert time.process_time() - start < 0.5
     assert len(result) <= 65536
     assert session_of_line(result) == ("4242", 7)
+
+
+@pytest.mark.parametrize("size", [250, 400, 2000, 5000])
+def test_what_tells_a_record_is_kept_however_large_the_rest_of_its_identity_is(size):
+    own = {"time": "2026-11-20T23:41:09.954Z", "traceSessionId": "6714695002189166"}
+    others = dict.fromkeys(sorted(IDENTITY - {*own, "traceNumber"}), "x" * size)
+    line = encode({**own, "traceNumber": 7, **others, "props": {"pad": "x" * 100_000}})
+    result = cut_line(line, 4096)
+    assert len(result) <= 4096
+    fields = json.loads(result)
+    assert {name: fields.get(name) for name in own} == own
+    assert fields["traceNumber"] == 7
+    assert fields["cut"] is True
