@@ -124,6 +124,7 @@ JSON = st.recursive(
 
 @given(value=st.dictionaries(st.text(max_size=20), JSON, max_size=6), limit=st.integers(4096, 6000))
 def test_any_record_becomes_one_of_the_same_session_and_number(value, limit):
+    value.pop("gap", None)  # a server's own: what a client calls so has another name in its line
     line = encode({**value, **record(), "filler": "x" * limit})
     result = cut_line(line, limit)
     assert len(result) <= limit
