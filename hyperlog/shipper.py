@@ -30,7 +30,6 @@ import random
 import secrets
 import threading
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeAlias, cast
@@ -43,6 +42,7 @@ from hyperlog.dht import Connection, DHTError, open_dht
 from hyperlog.diskspool import SpooledSession, SpoolFolder
 from hyperlog.doorbell import Doorbell
 from hyperlog.errors import BadGreeting, PeerProtocolError, ServerRefused
+from hyperlog.flushrequests import FlushRequests, Resolve
 from hyperlog.logs import plain_values
 from hyperlog.route import Route
 from hyperlog.session import ClientSession, KeptSession, PendingTrace
@@ -69,7 +69,6 @@ INITIAL_PROPS_TIMEOUT: Final = 30.0  # s that connecting waits for them
 CLOSE_TIMEOUT: Final = 0.5  # s for the peer to confirm the end of a connection
 LIVENESS_INTERVAL: Final = 2.0  # s of silence until the peer is probed
 LIVENESS_TIMEOUT: Final = 5.0  # s of silence until it counts as gone
-MAX_FLUSHES: Final = 1024  # waiting at a time, those that nobody waits for any more included
 FIRST_RETRY: Final = 0.5  # s, at most
 MAX_RETRY: Final = 15.0  # s, at most
 REFUSED_RETRY: Final = 60.0  # s, at least, after a refusal that somebody has to do something about
@@ -78,8 +77,6 @@ LOOK_INTERVAL: Final = 30.0  # s between two looks for such sessions
 LIVED: Final = 5.0  # s that a connection lasts to count as a success
 
 Link: TypeAlias = "Connection | WebSocketChannel | _Link"
-Resolve = Callable[[bool], object]
-"""Told, in the loop's thread, whether everything that was asked for was delivered."""
 
 
 class Shipper:
@@ -143,10 +140,7 @@ class Shipper:
         self._pace = Pace()
         self._props_lock = threading.Lock()
         self._rng = random.Random()
-        self._requests: deque[Resolve] = deque()
-        self._unnumbered: deque[tuple[int, Resolve]] = deque()
-        """requests, and how many traces are to be taken until theirs have numbers"""
-        self._flushes: deque[tuple[int, Resolve]] = deque()
+        self._flushes = FlushRequests(self.session, self._queue)
         self._sendable = trio.lowlevel.ParkingLot()
         self._written = trio.lowlevel.ParkingLot()
         self._failures = 0
@@ -189,9 +183,9 @@ class Shipper:
 
     def request_flush(self, resolve: Resolve) -> None:
         """Have `resolve` called when everything put so far is delivered, or can never be."""
-        self._requests.append(resolve)
+        self._flushes.add(resolve)
         if self.over:
-            self._resolve_all()
+            self._flushes.resolve_all()
         elif self.bell.waiting:
             self.bell.ring()
 
@@ -242,7 +236,7 @@ class Shipper:
         self._end()  # before the rest is taken out, which threads that trace could make endless
         self.over = True
         self.bell.detach()
-        self._resolve_all()
+        self._flushes.resolve_all()
         self._close_spool()
 
     @trio.lowlevel.enable_ki_protection
@@ -273,7 +267,7 @@ class Shipper:
     # -- collecting -------------------------------------------------------------------------------
 
     def _has_work(self) -> bool:
-        return bool(self._queue.pending or self._requests)
+        return bool(self._queue.pending or self._flushes.has_new)
 
     @trio.lowlevel.enable_ki_protection  # what is taken out of the queue has to reach the spool
     def _drain(self, limit: int) -> int:
@@ -287,52 +281,26 @@ class Shipper:
     async def _collect(self) -> None:
         limit, sent_at = BATCH, 0.0
         told = 0  # numbers below it are known to who sends
-        taken = 0
+        flushes = self._flushes
         while True:
-            for _ in range(len(self._requests)):
-                resolve = self._requests.popleft()
-                self._unnumbered.append((taken + self._queue.pending, resolve))
+            flushes.begin_round()
             drained = self._drain(limit)
-            taken += drained
             ended = drained < limit
             # Not what this round has numbered: the one that ends a burst may find nothing.
             if self._spool.next_number > told and (ended or trio.current_time() >= sent_at):
                 told = self._spool.next_number
                 self._sendable.unpark_all()
-            # Whoever traces without a pause is not waited for.
-            while self._unnumbered and (ended or self._unnumbered[0][0] <= taken):
-                self._flushes.append((self._spool.next_number, self._unnumbered.popleft()[1]))
-            while len(self._flushes) > MAX_FLUSHES:
-                self._flushes.popleft()[1](False)
+            flushes.end_round(drained, emptied=ended)
             if ended:
                 limit, sent_at = BATCH, 0.0
-                self._resolve_delivered()
                 if self._spool.fault is not None:
                     self._spool.put(())  # tries the disk again, now and then
                 await self.bell.wait(self._has_work)
             elif limit == BATCH:
                 limit, sent_at = BURST_BATCH, trio.current_time() + BURST_HOLD
-                await trio.sleep(0 if self._requests or self._unnumbered else BURST_REST)
+                await trio.sleep(0 if flushes.is_urgent else BURST_REST)
             else:
                 await trio.lowlevel.checkpoint()
-
-    def _resolve_delivered(self) -> None:
-        while self._flushes and self._flushes[0][0] <= self.session.first_unconfirmed:
-            number, resolve = self._flushes.popleft()
-            resolve(self.session.is_delivered(number))  # not if they had to give way
-
-    def _resolve_all(self) -> None:
-        """The loop has ended. A thread that asks for a flush may come here at the same time."""
-        delivered = self.session.all_delivered
-        while True:
-            try:
-                for flushes in (self._flushes, self._unnumbered):
-                    while flushes:
-                        self._requests.append(flushes.popleft()[1])
-                resolve = self._requests.popleft()
-            except IndexError:
-                return
-            resolve(delivered)
 
     # -- connecting -------------------------------------------------------------------------------
 
@@ -452,7 +420,7 @@ class Shipper:
                         await link.send_many(self._messages(conversation))
             if self._config.web is not None and not conversation.acknowledges:
                 return BadGreeting("what answers acknowledges nothing: is it a hyperlog server?")
-            self._resolve_delivered()
+            self._flushes.resolve_delivered()
             if isinstance(link, Connection):
                 link.set_liveness(LIVENESS_INTERVAL, LIVENESS_TIMEOUT)
             self.connected = True
@@ -492,7 +460,7 @@ class Shipper:
         try:
             while True:
                 conversation.receive_message(await link.receive())
-                self._resolve_delivered()
+                self._flushes.resolve_delivered()
                 for kept in conversation.take_delivered():
                     self._adopted.pop(kept.session_id).close()
                     self._room_for_more.unpark_all()
@@ -559,7 +527,7 @@ class Shipper:
                     continue
                 await link.wait_acknowledged()
                 self.session.transport_confirmed(number)
-                self._resolve_delivered()
+                self._flushes.resolve_delivered()
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # the listening task gets the reason
 

@@ -91,6 +91,7 @@ ARROWS: dict[str, set[str]] = {
     "tracequeue": set(),
     "diskspool": set(),
     "session": {"logs", "records", "trace"},
+    "flushrequests": {"session"},
     "control": {"records"},
     "conversation": {"control", "logs", "session"},
     "resume": {"records"},
@@ -178,6 +179,7 @@ ARROWS: dict[str, set[str]] = {
         "dht",
         "diskspool",
         "doorbell",
+        "flushrequests",
         "logs",
         "route",
         "session",
@@ -233,6 +235,7 @@ LIGHT = ("errors", "records", "replacer", "session", "trace", "tracequeue")
 SANS_IO = (
     "control",
     "conversation",
+    "flushrequests",
     "keylog",
     "reception",
     "records",
