@@ -331,6 +331,18 @@ def test_an_object_of_ten_thousand_members_opens_bit_by_bit(page):
     assert 150 < page.locator(".tree li").count() < 400
 
 
+def test_containers_in_containers_open_some_hundreds_at_a_time(page, filled):
+    nested = [[[[0] * 20] * 20] * 20]
+    post(filled, filled.token("deep"), [{"message": "nested", "attributes": {"a": nested}}])
+    wait_stored(filled, filled.token("*", scopes=("read",)), 1, "bucket:deep kind:log")
+    page.goto("/explore?since=all&q=bucket%3Adeep+kind%3Alog")
+    rows(page).first.click()
+    page.get_by_role("button", name="attributes: 1 members").wait_for()
+    assert 100 < page.locator(".tree li").count() < 1000
+    page.locator(".tree .toggle[aria-expanded=false]").first.click()
+    assert page.locator(".tree li").count() < 2000
+
+
 def test_numbers_keep_all_their_digits(page):
     page.goto("/explore?since=all&q=called")
     rows(page).first.click()

@@ -100,7 +100,8 @@ export function toggle(row) {
   const opened = row.getAttribute('aria-expanded') === 'true';
   row.setAttribute('aria-expanded', String(!opened));
   if (opened) {
-    row.nextElementSibling.remove();
+    // In Live it may have gone below the last row that is kept.
+    row.nextElementSibling?.remove();
     return;
   }
   const detail = document.createElement('tr');

@@ -1,6 +1,7 @@
 // A JSON value as a tree that opens bit by bit: a record may have 10,000 members in one object.
 
 const PART = 100; // members shown at a time
+const OPENED = 500; // members of containers that open by themselves, at one go
 const LONG = 2000; // characters of a text shown at first
 
 // Parse JSON so that no digit of a number is lost.
@@ -20,7 +21,7 @@ class Big {
 export function tree(value, chosen) {
   const root = document.createElement('ul');
   root.className = 'tree';
-  addMembers(root, value, '', chosen, 0);
+  addMembers(root, value, '', chosen, 0, { left: OPENED });
   return root;
 }
 
@@ -28,7 +29,7 @@ function isContainer(value) {
   return typeof value === 'object' && value !== null && !(value instanceof Big);
 }
 
-function addMembers(list, container, path, chosen, start) {
+function addMembers(list, container, path, chosen, start, room) {
   const isArray = Array.isArray(container);
   const names = isArray ? null : Object.keys(container);
   const count = isArray ? container.length : names.length;
@@ -37,7 +38,7 @@ function addMembers(list, container, path, chosen, start) {
     const name = isArray ? String(index) : names[index];
     // In arrays any item is meant: that is what one wants to find again.
     const field = isArray ? path : path ? `${path}.${name}` : name;
-    list.append(member(name, container[name], field, chosen));
+    list.append(member(name, container[name], field, chosen, room));
   }
   if (end < count) {
     const item = document.createElement('li');
@@ -45,14 +46,14 @@ function addMembers(list, container, path, chosen, start) {
     more.textContent = `${(count - end).toLocaleString()} more`;
     more.addEventListener('click', () => {
       item.remove();
-      addMembers(list, container, path, chosen, end);
+      addMembers(list, container, path, chosen, end, { left: OPENED });
     });
     item.append(more);
     list.append(item);
   }
 }
 
-function member(name, value, field, chosen) {
+function member(name, value, field, chosen, room) {
   const item = document.createElement('li');
   const label = document.createElement('bdi');
   label.className = 'name';
@@ -69,16 +70,19 @@ function member(name, value, field, chosen) {
   const summary = document.createElement('span');
   summary.className = 'none';
   const list = document.createElement('ul');
-  const set = (opened) => {
+  const set = (opened, within) => {
     toggle.textContent = opened ? '▾' : '▸';
     toggle.setAttribute('aria-expanded', String(opened));
     summary.textContent = opened ? '' : `${open}${count ? '…' : ''}${close} ${count}`;
     list.hidden = !opened;
-    if (opened && !list.children.length) addMembers(list, value, field, chosen, 0);
+    if (opened && !list.children.length) addMembers(list, value, field, chosen, 0, within);
   };
-  toggle.addEventListener('click', () => set(list.hidden));
+  toggle.addEventListener('click', () => set(list.hidden, { left: OPENED }));
   item.append(toggle, label, ': ', summary, list);
-  set(count > 0 && count <= 20 && field.split('.').length < 4);
+  // Small ones open by themselves: how many these are is up to who sent the record.
+  const opens = count > 0 && count <= 20 && count <= room.left && field.split('.').length < 4;
+  if (opens) room.left -= count;
+  set(opens, room);
   return item;
 }
 
