@@ -159,4 +159,8 @@ def _numbers(traces: Iterable[tuple[int, str, str | None, str]]) -> dict[str, in
 
 
 def _name(value: object) -> str | None:
-    return value[:MAX_NAME] if isinstance(value, str) and value else None
+    if not isinstance(value, str) or not value:
+        return None
+    name = value[:MAX_NAME]
+    # The page puts a line feed between two names.
+    return name if name.isprintable() else "".join(c if c.isprintable() else " " for c in name)

@@ -89,3 +89,22 @@ def test_the_first_view_is_small_and_does_not_shift(browser, filled):
         page.wait_for_load_state("networkidle")
         assert sum(sizes) <= 100 * 1024, sizes
         assert page.evaluate("window.shift") < 0.05
+
+
+def test_of_very_many_peers_those_with_most_connections_are_drawn(browser, filled):
+    caller = {"filename": "x", "functionName": "open"}
+    records = [
+        {
+            "id": "stream-open",
+            "object": {"id": 1, "className": "Swarm"},
+            "caller": {**caller, "props": {"stream": {"publicKey": own, "remotePublicKey": to}}},
+        }
+        for own, to in [(f"own\n{n % 3}", f"remote {n}") for n in range(900)]
+    ]
+    post(filled, filled.token("crowd"), records)
+    wait_stored(filled, filled.token("*", scopes=("read",)), 900, "bucket:crowd")
+    with browser.page(filled) as page:
+        page.goto("/peers?since=all&bucket=crowd")
+        page.get_by_text("601 peers not drawn").wait_for()
+        assert page.locator(".graph .node").count() == 300
+        assert page.locator(".graph .edge").count() == 299

@@ -50,6 +50,12 @@ def test_odd_events_are_left_out():
     assert peer_events([event(0, "listen", {"publicKey": "k" * 500})])[0][3] == "k" * 96
 
 
+def test_names_are_one_line():
+    stream = {"publicKey": "a\nb", "remotePublicKey": "\u202ec\n"}
+    [found] = peer_events([event(0, "stream-open", {"stream": stream})])
+    assert found[3:5] == ["a b", " c "]
+
+
 def trace(position, name, parent=None, function="run"):
     more = {} if parent is None else {"parentObject": {"className": parent}}
     caller = {"filename": "x", "functionName": function}

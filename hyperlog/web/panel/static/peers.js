@@ -4,6 +4,7 @@
 import { ask, timeText } from 'hyperlog/panel.js';
 
 const SVG = 'http://www.w3.org/2000/svg';
+const MAX_NODES = 300; // drawn; the time for it grows with their square
 const box = document.querySelector('[data-graph]');
 const svg = box.querySelector('svg');
 const empty = box.querySelector('[data-empty]');
@@ -70,8 +71,22 @@ function layout(names, edges, kept, width, height) {
 
 const kept = new Map();
 
+// Of too many nodes those with the most edges.
+function most(nodes, edges) {
+  if (nodes.size <= MAX_NODES) return nodes;
+  const counts = new Map([...nodes.keys()].map((name) => [name, 0]));
+  for (const [from, to] of edges) {
+    counts.set(from, counts.get(from) + 1);
+    counts.set(to, counts.get(to) + 1);
+  }
+  const names = [...nodes.keys()].sort((a, b) => counts.get(b) - counts.get(a));
+  return new Map(names.slice(0, MAX_NODES).map((name) => [name, nodes.get(name)]));
+}
+
+// Returns how many nodes had no room.
 // edges: [from, to, {label, both, weight}], nodes: Map of name to {label, detail, weight}
-function draw(nodes, edges) {
+function draw(all, edges) {
+  const nodes = most(all, edges);
   const width = Math.max(320, box.clientWidth);
   const height = Math.max(320, Math.min(620, innerHeight - 300));
   svg.setAttribute('viewBox', `0 0 ${width} ${height}`);
@@ -103,6 +118,7 @@ function draw(nodes, edges) {
     make('text', { x: place.x, y: place.y + 24, 'text-anchor': 'middle' }, group, shorten(label));
     make('title', {}, group, detail || label);
   }
+  return all.size - nodes.size;
 }
 
 function table(head, rows) {
@@ -162,10 +178,10 @@ function showPeers({ events }, position) {
     if (back && from > to) continue;
     drawn.push([from, to, { both: back }]);
   }
-  draw(nodes, drawn);
+  const left = draw(nodes, drawn);
   table(['From', '', 'To'], drawn.map(([from, to, { both }]) => [nodes.get(from).label, both ? '↔' : '→', nodes.get(to).label]));
   const event = events[position - 1];
-  at.textContent = event ? `${timeText(event[0], 'second')}  ${event[1]} ${event[2]}${event[5] ? ` (${event[5]})` : ''}  ${drawn.length} connections` : '';
+  at.textContent = event ? `${timeText(event[0], 'second')}  ${event[1]} ${event[2]}${event[5] ? ` (${event[5]})` : ''}  ${drawn.length} connections${left ? `, ${left.toLocaleString()} peers not drawn` : ''}` : '';
 }
 
 // -- classes and calls
