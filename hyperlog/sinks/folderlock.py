@@ -25,7 +25,8 @@ logger = logging.getLogger("hyperlog.sinks")
 LOCK_FILE: Final = ".hyperlog.lock"
 PATIENCE: Final = 10.0  # s for a server that is about to end: they take 3 s, more with slow disks
 RETRY: Final = 0.1  # s
-NO_LOCKS: Final = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+# POSIX has EINVAL for a file that cannot be locked; macOS says ENOTSUP.
+NO_LOCKS: Final = (errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
 @asynccontextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import sys
 import pytest
 import trio
 
+from hyperlog.diskspool import lock as lock_module
 from hyperlog.errors import SinkError
 from hyperlog.sinks.folderlock import LOCK_FILE, own_folder
 
@@ -84,3 +86,21 @@ async def test_a_folder_that_cannot_be_locked_says_why(tmp_path):
     with pytest.raises(SinkError, match="cannot write to the log folder"):
         async with own_folder(tmp_path):
             pass
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="locks of another kind")
+@pytest.mark.parametrize(
+    "reason",
+    [errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP],
+    ids=errno.errorcode.get,
+)
+async def test_a_file_system_without_locks_is_the_operator_s_matter(
+    tmp_path, monkeypatch, caplog, reason
+):
+    def refuse(descriptor, command):
+        raise OSError(reason, os.strerror(reason))
+
+    monkeypatch.setattr(lock_module.fcntl, "lockf", refuse)
+    caplog.set_level("INFO")
+    async with own_folder(tmp_path):
+        assert "a file system without locks" in caplog.text
