@@ -114,15 +114,27 @@ class LogFolder:
         return self.path / f"{key.hex()}.log.{number}"
 
     def rotated_paths(self, key: bytes) -> list[Path]:
-        """The rotated files of a key, the newest first; also a `.1` that somebody else made."""
+        """The rotated files of a key, the newest first; also a `.1`, and those with the next
+        numbers, that somebody else has made since the folder was read.
+
+        Raises:
+            OSError: they cannot be looked at.
+        """
         files = self._keys.get(key)
-        numbers: list[int] = []
-        if files is not None:
-            found = [(file.modified, number) for number, file in list(files.rotated.items())]
-            numbers = [number for _, number in sorted(found, reverse=True)]
-        if 1 not in numbers and os.path.lexists(self.rotated_path(key, 1)):
-            numbers.insert(0, 1)
-        return [self.rotated_path(key, number) for number in numbers]
+        numbers = {1} if files is None else {1, *list(files.rotated)}
+        number = max(numbers) + 1
+        while os.path.lexists(self.rotated_path(key, number)):
+            numbers.add(number)
+            number += 1
+        found = []
+        for number in numbers:
+            path = self.rotated_path(key, number)
+            try:
+                # Not what the table knows: somebody may have renamed them in turn.
+                found.append((path.lstat().st_mtime_ns, number, path))
+            except FileNotFoundError:
+                pass
+        return [path for _, _, path in sorted(found, reverse=True)]
 
     def rescan(self) -> None:
         """Read the folder; one that is not there counts as empty.

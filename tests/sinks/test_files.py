@@ -566,6 +566,40 @@ def test_a_file_that_others_rotated_is_continued_the_same_way(sink):
 
 
 @posix
+def test_a_file_that_others_gave_the_next_number_is_continued_after_a_restart(tmp_path):
+    sink = FileSink(tmp_path)
+    path = sink.path(KEY)
+    for number in range(3):
+        sink.write(KEY, [trace_line(number)], 0)
+        sink.close()
+        if number == 1:
+            sink = FileSink(tmp_path)  # knows of the first one
+        path.rename(f"{path}.{number + 1}")
+    sink.write(KEY, [trace_line(0, "78")], 0)
+    sink.close()
+    assert FileSink(tmp_path).resume(KEY) == [("77", 2), ("78", 0)]
+
+
+@posix
+def test_files_that_others_rename_in_turn_are_asked_in_the_order_of_their_age(tmp_path):
+    sink = FileSink(tmp_path)
+    path = sink.path(KEY)
+    for number in range(4):
+        sink.write(KEY, [trace_line(number)], 0)
+        sink.close()
+        os.utime(path, (NOW + number, NOW + number))
+        for older in range(number, 0, -1):
+            Path(f"{path}.{older}").rename(f"{path}.{older + 1}")
+        path.rename(f"{path}.1")
+        if number == 1:
+            sink = FileSink(tmp_path)
+    assert sink.resume(KEY) == [("77", 3)]
+    sink.write(KEY, [trace_line(0, "78")], 0)
+    sink.close()
+    assert FileSink(tmp_path).resume(KEY) == [("77", 3), ("78", 0)]
+
+
+@posix
 def test_the_line_that_continues_a_log_is_repeated_when_it_was_torn(tmp_path):
     sink = FileSink(tmp_path)
     sink.write(KEY, [trace_line(4, "1")], 0)
