@@ -37,7 +37,7 @@ __all__ = [
 
 BATCH: Final = 1000  # documents that MongoDB sends at a time
 MAX_BLOCKS: Final = 5000  # more than that are not listed in a question: it reads everything
-MAX_BUCKETS: Final = 500  # that are looked into
+MAX_BUCKETS: Final = 500  # that one question is about
 FEW: Final = 8  # of them are asked for their blocks one by one
 BLOCKS: Final = 50  # that come at a time then
 MAX_UNITED: Final = 50  # of them in one question to MongoDB
@@ -112,18 +112,28 @@ class Branches:
         self._buckets: dict[str, str] = {}
         """by the names of collections that do not tell them"""
 
-    def sorted_out(self, query: Query) -> SortedOut:
-        """The branches of a query, which has been checked."""
+    def sorted_out(self, query: Query, *, bounded: bool = True) -> SortedOut:
+        """The branches of a query, which has been checked.
+
+        Raises:
+            QueryError: `bounded`, and about too many buckets.
+        """
         times = _times(query)
         words = word_filter(query.where)
         in_words = None if words is None else _both(words, _block_times(query))
         decide = None if query.where is None else predicate(query.where)
         tame: list[Branch] = []
         wild: list[Branch] = []
+        buckets = 0
         for _, bucket in self.collections():
             found = filter_of(query.where, bucket)
             if found.columns == NOTHING:
                 continue
+            buckets += 1
+            if bounded and buckets > MAX_BUCKETS:
+                raise QueryError(
+                    f"about more than {MAX_BUCKETS} buckets: name some, like bucket:cerco"
+                )
             if not found.reads_line:
                 tame.append(Branch(bucket, _both(found.terms, times), None, None, None))
                 continue
@@ -156,8 +166,6 @@ class Branches:
         """The names of all collections of records, and their buckets."""
         database = self.access.database()
         names = sorted(database.list_collection_names(filter={"name": {"$regex": f"^{RECORDS}"}}))
-        if len(names) > MAX_BUCKETS:
-            raise QueryError(f"more than {MAX_BUCKETS} buckets: MongoDB cannot be asked about all")
         for name in names:
             bucket = bucket_of(name) or self._buckets.get(name)
             if bucket is None:

@@ -65,7 +65,7 @@ class Reader:
     def get(self, id: str) -> StoredRecord | None:
         """The record of this id."""
         with self._branches.access.limited(SEARCH_TIMEOUT):
-            branches = self._branches.sorted_out(Query(Compare("id", "=", id)))
+            branches = self._branches.sorted_out(Query(Compare("id", "=", id)), bounded=False)
             found = self._first(branches.simple, 1, "newest")
         return record_of(found[0]) if found else None
 

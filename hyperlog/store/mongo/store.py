@@ -38,7 +38,7 @@ UNASKABLE: Final = (BSONError, OverflowError, UnicodeError)
 
 Answer = TypeVar("Answer")
 
-_CURSOR = re.compile(r"(-?[0-9]{1,18})_([0-9]{1,18})_(newest|oldest)", re.ASCII)
+_CURSOR = re.compile(r"(-?[0-9]{1,19})_([0-9]{1,19})_(newest|oldest)", re.ASCII)
 
 
 class MongoStore:

@@ -11,8 +11,9 @@ from bson.decimal128 import Decimal128
 from hyperlog.errors import QueryError
 from hyperlog.records import instance_source
 from hyperlog.store.language import parse
+from hyperlog.store.mongo import branches
 from hyperlog.store.mongo.documents import document_of
-from hyperlog.store.mongo.names import positions_name
+from hyperlog.store.mongo.names import positions_name, records_name
 from hyperlog.store.query import Compare, Query
 from tests.store.contract import mixed_lines, records_of
 from tests.store.mongo.following import LogFiles, database_name, drop, until
@@ -144,6 +145,32 @@ async def test_any_name_is_a_bucket_of_its_own(mongod, database, tmp_path):
         for name in names:
             found = await files.store.search(Query(Compare("bucket", "=", name)))
             assert [record.bucket for record in found.records] == [name]
+
+
+async def test_so_many_buckets_that_not_all_can_be_asked_are_asked_one_by_one(
+    mongod, database, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(branches, "MAX_BUCKETS", 3)
+    names = [f"app {number}" for number in range(4)]
+    at = '"time":"2026-11-20T00:00:00.000Z"'
+    line = f'{{{at},"app":"%s","instance":"i","note":"about %s"}}'
+    files = LogFiles(tmp_path / "logs", mongod.uri(database))
+    async with files.store:
+        await files.add([(bytes(32), (line % (name, name)).encode()) for name in names[:2]])
+        with mongod.client() as client:
+            for name in names[2:]:
+                client[database].create_collection(records_name(name))
+        with pytest.raises(QueryError, match="name some, like bucket:"):
+            await files.store.search(Query(parse("about")))
+        for text in (
+            'bucket:"app 1"',
+            'bucket:"app 1" about',
+            '(bucket:"app 1" OR bucket:x) about',
+        ):
+            [found] = (await files.store.search(Query(parse(text)))).records
+            assert await files.store.get(found.id) == found
+            assert await files.store.count(Query(parse(text))) == 1
+        assert {use.bucket for use in await files.store.buckets()} == set(names[:2])
 
 
 async def test_lines_of_megabytes_are_held_and_found(mongod, database, tmp_path):
