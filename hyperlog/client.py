@@ -42,13 +42,8 @@ from hyperlog.destination import Destination
 from hyperlog.logs import LogEntry, level_name, message_of
 from hyperlog.shipper import DEFAULT_MAX_BUFFER_BYTES, Shipper
 from hyperlog.stacktext import CaughtError
-from hyperlog.trace import (
-    CallSite,
-    Trace,
-    TracedObject,
-    clear_trace_function,
-    set_trace_function,
-)
+from hyperlog.trace import Trace, clear_trace_function, set_trace_function
+from hyperlog.tracefields import trace_of_fields
 from hyperlog.worker import Worker
 
 __all__ = ["Client", "ClientStatistics", "running_client"]
@@ -279,7 +274,7 @@ class Client:
         if put is None:
             return
         try:
-            put(trace if isinstance(trace, Trace) else _trace_of(trace))
+            put(trace if isinstance(trace, Trace) else trace_of_fields(trace))
         except Exception:  # a mapping of the application's may do anything
             self._failed += 1
 
@@ -570,46 +565,3 @@ def _in_trio() -> bool:
     except RuntimeError:
         return False
     return True
-
-
-def _trace_of(fields: Mapping[str, Any]) -> Trace:
-    """A Trace from a mapping with its fields, in either spelling."""
-
-    def field(mapping: object, *names: str) -> Any:  # noqa: ANN401 - the application's values
-        if isinstance(mapping, Mapping):
-            for name in names:
-                if mapping.get(name) is not None:
-                    return mapping[name]
-        return None
-
-    def text(value: object, default: str) -> str:
-        return value if isinstance(value, str) else default
-
-    def number(value: object) -> int | None:
-        return value if isinstance(value, int) and not isinstance(value, bool) else None
-
-    def props(mapping: object) -> dict[str, Any] | None:
-        value = field(mapping, "props")
-        return dict(value) if isinstance(value, Mapping) else None
-
-    def traced(mapping: object) -> TracedObject:
-        name = text(field(mapping, "class_name", "className"), "object")
-        return TracedObject(name, number(field(mapping, "id")) or 0, props(mapping))
-
-    source = field(fields, "object")
-    parent = field(fields, "parent_object", "parentObject")
-    caller = field(fields, "caller")
-    id = field(fields, "id")
-    return Trace(
-        id if isinstance(id, str) else None,
-        traced(source),
-        props(source),
-        None if parent is None else traced(parent),
-        CallSite(
-            text(field(caller, "function_name", "functionName"), ""),
-            text(field(caller, "filename"), ""),
-            number(field(caller, "line")),
-            number(field(caller, "column")),
-        ),
-        props(caller),
-    )
