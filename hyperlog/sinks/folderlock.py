@@ -1,13 +1,16 @@
 """Which server writes into a log folder: one at a time.
 
 Two that write into one would not know of each other's lines: what a client has sent to the one it
-would send to the other again.
+would send to the other again. The lock is on the folder itself, in which nothing else has to lie
+then, and ends with the process, however that ends.
 """
 
 from __future__ import annotations
 
 import errno
 import logging
+import os
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,54 +18,56 @@ from typing import Final
 
 import trio
 
-from hyperlog.diskspool.lock import SessionLock
 from hyperlog.errors import SinkError
 
-__all__ = ["LOCK_FILE", "own_folder"]
+if sys.platform != "win32":
+    import fcntl
+
+__all__ = ["own_folder"]
 
 logger = logging.getLogger("hyperlog.sinks")
 
-LOCK_FILE: Final = ".hyperlog.lock"
 PATIENCE: Final = 10.0  # s for a server that is about to end: they take 3 s, more with slow disks
 RETRY: Final = 0.1  # s
-# POSIX has EINVAL for a file that cannot be locked; macOS says ENOTSUP.
-NO_LOCKS: Final = (errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
+# POSIX has EINVAL for a file that cannot be locked; macOS says ENOTSUP, NFS wants a file to write.
+NO_LOCKS: Final = (
+    errno.EBADF,
+    errno.EINVAL,
+    errno.ENOLCK,
+    errno.ENOSYS,
+    errno.ENOTSUP,
+    errno.EOPNOTSUPP,
+)
 
 
 @asynccontextmanager
 async def own_folder(folder: Path, *, patience: float | None = None) -> AsyncIterator[None]:
     """Be the only server that writes into a folder, which exists, for as long as the block lasts.
 
-    Waits up to `patience` seconds (10 by default) for another one to end. On file systems without
-    locks it is the operator who sees to it.
+    Waits up to `patience` seconds (10 by default) for another one to end. On Windows and on file
+    systems without locks it is the operator who sees to it.
 
     Raises:
-        SinkError: the other one goes on, or the folder cannot be written.
+        SinkError: the other one goes on, or the folder cannot be opened.
     """
-    lock = await _acquire(folder, PATIENCE if patience is None else patience)
+    if sys.platform == "win32":
+        yield
+        return
     try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise SinkError(f"cannot open the log folder {folder}: {error.strerror}") from error
+    try:
+        await _lock(descriptor, folder, PATIENCE if patience is None else patience)
         yield
     finally:
-        if lock is not None:
-            lock.release(remove=True)
+        os.close(descriptor)
 
 
-async def _acquire(folder: Path, patience: float) -> SessionLock | None:
+async def _lock(descriptor: int, folder: Path, patience: float) -> None:
     give_up_at = trio.current_time() + patience
     waiting = False
-    while True:
-        try:
-            lock = SessionLock.acquire(str(folder / LOCK_FILE))
-        except OSError as error:
-            if error.errno in NO_LOCKS:
-                logger.info("%s is on a file system without locks", folder)
-                return None
-            raise SinkError(
-                f"cannot write to the log folder {folder}: {error.strerror or error}; "
-                "make it writable for this user"
-            ) from error
-        if lock is not None:
-            return lock
+    while not _try_lock(descriptor, folder):
         if trio.current_time() >= give_up_at:
             raise SinkError(
                 f"another server writes into the log folder {folder}: stop it first, or give this "
@@ -72,3 +77,17 @@ async def _acquire(folder: Path, patience: float) -> SessionLock | None:
             waiting = True
             logger.warning("another server still writes into %s: waiting for it to end", folder)
         await trio.sleep(RETRY)
+
+
+def _try_lock(descriptor: int, folder: Path) -> bool:
+    if sys.platform == "win32":
+        raise AssertionError("there is no such lock")
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise SinkError(f"cannot lock the log folder {folder}: {error.strerror}") from error
+        logger.info("%s is on a file system without locks", folder)
+    return True
