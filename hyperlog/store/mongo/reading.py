@@ -12,7 +12,15 @@ from typing import Any, Final, Literal, TypeAlias
 
 from hyperlog.store.evaluate import Reading
 from hyperlog.store.mongo.access import Document
-from hyperlog.store.mongo.branches import BATCH, Branch, Branches, Question, Stage, in_parts
+from hyperlog.store.mongo.branches import (
+    BATCH,
+    MAX_BLOCKS,
+    Branch,
+    Branches,
+    Question,
+    Stage,
+    in_parts,
+)
 from hyperlog.store.mongo.documents import RECORD_FIELDS, record_of
 from hyperlog.store.mongo.filters import Terms
 from hyperlog.store.query import Compare, Query
@@ -91,7 +99,7 @@ class Reader:
         by_bucket = {branch.bucket: branch for branch in branches}
         edge, direction = ("last", -1) if order == "newest" else ("first", 1)
         blocks: dict[str, list[Any]] = {}
-        records, wanted = 0, FIRST_BLOCKS
+        records, listed, wanted = 0, 0, FIRST_BLOCKS
 
         def read() -> list[Document]:
             documents = found
@@ -104,13 +112,14 @@ class Reader:
         for block in question.watched(
             self._branches.blocks(list(by_bucket.values()), edge, direction)
         ):
-            if records >= wanted:
+            if records >= wanted or listed >= MAX_BLOCKS:  # a few records each, or a single one
                 found = read()
-                blocks, records, wanted = {}, 0, wanted * BLOCKS_FACTOR
+                blocks, records, listed, wanted = {}, 0, 0, wanted * BLOCKS_FACTOR
                 if len(found) == count and (found[-1]["time"] - block[edge]) * direction < 0:
                     return found
             blocks.setdefault(block["bucket"], []).append(block["_id"])
             records += block["records"]
+            listed += 1
         return read()
 
     def _first_decided(

@@ -11,7 +11,7 @@ from bson.decimal128 import Decimal128
 from hyperlog.errors import QueryError
 from hyperlog.records import instance_source
 from hyperlog.store.language import parse
-from hyperlog.store.mongo import branches
+from hyperlog.store.mongo import branches, mirror, reading
 from hyperlog.store.mongo.documents import document_of
 from hyperlog.store.mongo.names import positions_name, records_name
 from hyperlog.store.query import Compare, Query
@@ -171,6 +171,32 @@ async def test_so_many_buckets_that_not_all_can_be_asked_are_asked_one_by_one(
             assert await files.store.get(found.id) == found
             assert await files.store.count(Query(parse(text))) == 1
         assert {use.bucket for use in await files.store.buckets()} == set(names[:2])
+
+
+async def test_blocks_of_single_records_are_not_all_named_in_one_question(
+    mongod, database, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(mirror, "BLOCK", 1)
+    monkeypatch.setattr(reading, "MAX_BLOCKS", 3)
+    named = []
+
+    def ordered(reader, branch, *arguments):
+        named.append(len(branch.terms["$and"][-1]["block"]["$in"]))
+        return ask(reader, branch, *arguments)
+
+    ask = reading.Reader._ordered
+    monkeypatch.setattr(reading.Reader, "_ordered", ordered)
+    at = '"time":"2026-11-20T00:00:00.%03dZ"'
+    line = f'{{{at},"app":"a","instance":"i","note":"about %d"}}'
+    files = LogFiles(tmp_path / "logs", mongod.uri(database))
+    async with files.store:
+        await files.add([(bytes(32), (line % (n, n)).encode()) for n in range(10)])
+        found = (await files.store.search(Query(parse("about")))).records
+        assert [one.time % 1000 for one in found] == list(range(9, -1, -1))
+        assert named == [3, 3, 3, 1]
+        page = await files.store.search(Query(parse("about")), limit=2, order="oldest")
+        assert [one.time % 1000 for one in page.records] == [0, 1]
+        assert named == [3, 3, 3, 1, 3]
 
 
 async def test_lines_of_megabytes_are_held_and_found(mongod, database, tmp_path):
