@@ -39,6 +39,9 @@ NO_LOCKS: Final = (
     errno.EOPNOTSUPP,
 )
 
+_open: set[int] = set()
+"""descriptors of folders that this process owns"""
+
 
 @asynccontextmanager
 async def own_folder(folder: Path, *, patience: float | None = None) -> AsyncIterator[None]:
@@ -57,11 +60,14 @@ async def own_folder(folder: Path, *, patience: float | None = None) -> AsyncIte
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise SinkError(f"cannot open the log folder {folder}: {error.strerror}") from error
+    _open.add(descriptor)
     try:
         await _lock(descriptor, folder, PATIENCE if patience is None else patience)
         yield
     finally:
-        os.close(descriptor)
+        if descriptor in _open:
+            _open.discard(descriptor)
+            os.close(descriptor)
 
 
 async def _lock(descriptor: int, folder: Path, patience: float) -> None:
@@ -91,3 +97,14 @@ def _try_lock(descriptor: int, folder: Path) -> bool:
             raise SinkError(f"cannot lock the log folder {folder}: {error.strerror}") from error
         logger.info("%s is on a file system without locks", folder)
     return True
+
+
+def _forked() -> None:
+    """In a child: the folders are the parent's, whose locks would last as long as both."""
+    for descriptor in _open:
+        os.close(descriptor)
+    _open.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)

@@ -103,3 +103,24 @@ async def test_a_file_system_without_locks_is_the_operator_s_matter(
     caplog.set_level("INFO")
     async with own_folder(tmp_path):
         assert "a file system without locks" in caplog.text
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # idle threads of other tests
+async def test_a_child_of_a_server_holds_no_folder(tmp_path):
+    there, is_there = os.pipe()
+    end, is_over = os.pipe()
+    async with own_folder(tmp_path):
+        child = os.fork()
+        if not child:
+            os.close(is_over)
+            os.write(is_there, b"!")
+            os.read(end, 1)  # until the parent has done
+            os._exit(0)
+        os.read(there, 1)
+    try:
+        async with own_folder(tmp_path, patience=0.0):
+            pass
+    finally:
+        for descriptor in (is_over, end, there, is_there):
+            os.close(descriptor)
+        await trio.to_thread.run_sync(os.waitpid, child, 0)
