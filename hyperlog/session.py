@@ -218,13 +218,14 @@ class ClientSession(KeptSession):
         spool, queue, session_id = self.spool, self._queue, self.session_id
         number = spool.next_number
         messages: list[bytes] = []
+        pending = queue.take_pending(limit)
+        # Only now: what gave way meanwhile was older, and whoever flushes is to find it told.
         overflow = queue.take_overflow()
         if overflow:
             self._remember_loss(number, number, overflow)
             gap = Gap(session_id, number, number, overflow, "queue-full")
             messages.append(encode_gap(gap, now))
             number += 1
-        pending = queue.take_pending(limit)
         for number, (timestamp, item, props) in enumerate(pending, number):  # noqa: B020
             encode: Any = encode_log if type(item) is LogEntry else encode_trace
             try:

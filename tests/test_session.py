@@ -362,6 +362,23 @@ def test_traces_given_up_before_they_had_numbers_are_told_in_their_place():
     assert client.lost == 4
 
 
+def test_a_trace_that_gives_way_while_traces_are_taken_out_is_told_with_them():
+    class BusyQueue(TraceQueue):
+        def take_pending(self, limit):
+            for n in range(1, 20):  # another thread's
+                client.trace(make_trace(n), NOW)
+            return super().take_pending(limit)
+
+    queue = BusyQueue(SMALL)
+    client = Client(SpooledSession("77", max_memory_bytes=SMALL), queue)
+    client.trace(make_trace(0), NOW)
+    assert client.drain(NOW, limit=1) == 1
+    greet(client)
+    first, second = sent(client)
+    assert first["gap"]["count"] == 4
+    assert second["caller"]["props"]["n"] == 4
+
+
 # -- both ends
 
 
