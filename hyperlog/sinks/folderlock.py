@@ -47,8 +47,8 @@ _open: set[int] = set()
 async def own_folder(folder: Path, *, patience: float | None = None) -> AsyncIterator[None]:
     """Be the only server that writes into a folder, which exists, for as long as the block lasts.
 
-    Waits up to `patience` seconds (10 by default) for another one to end. On Windows and on file
-    systems without locks it is the operator who sees to it.
+    Waits up to `patience` seconds (10 by default) for another one to end. On Windows, on NFS and on
+    file systems without locks it is the operator who sees to it.
 
     Raises:
         SinkError: the other one goes on, or the folder cannot be opened.
