@@ -331,6 +331,30 @@ def test_an_object_of_ten_thousand_members_opens_bit_by_bit(page):
     assert 150 < page.locator(".tree li").count() < 400
 
 
+def test_rows_that_cannot_be_had_are_asked_for_when_somebody_wants_them_again(page):
+    asked = []
+
+    def refuse(route):
+        asked.append(route.request.url)
+        route.fulfill(status=503, json={"detail": "not now"})
+
+    page.route("**/explore/rows*", refuse)
+    page.goto("/explore?since=all&q=bucket%3Acerco+kind%3Alog")
+    page.locator("[data-more]").scroll_into_view_if_needed()
+    again = page.get_by_role("button", name="Try again")
+    again.wait_for()
+    page.evaluate(
+        """new Promise((done) => { let frames = 0; const step = () => {
+        frames += 1; if (frames > 20) done(); else requestAnimationFrame(step); }; step(); })"""
+    )
+    assert len(asked) == 1
+    page.unroute("**/explore/rows*")
+    shown = rows(page).count()
+    again.click()
+    rows(page).nth(shown).wait_for()
+    assert page.locator("[data-more]").inner_text() == ""
+
+
 def test_containers_in_containers_open_some_hundreds_at_a_time(page, filled):
     nested = [[[[0] * 20] * 20] * 20]
     post(filled, filled.token("deep"), [{"message": "nested", "attributes": {"a": nested}}])

@@ -166,7 +166,9 @@ async function nextPage() {
     last.remove();
     table.tBodies[0].append(template.content);
     more.textContent = '';
+    if (table.querySelector('tr.cursor')) watch();
   } catch (error) {
+    watcher.disconnect(); // or it would ask again at once, and again
     more.textContent = `${error.message} `;
     const again = document.createElement('button');
     again.textContent = 'Try again';
@@ -174,7 +176,6 @@ async function nextPage() {
     more.append(again);
   }
   asking = false;
-  if (table.querySelector('tr.cursor')) watch();
 }
 
 let watcher = null;
