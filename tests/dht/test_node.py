@@ -676,3 +676,23 @@ async def test_a_default_node_proves_by_javascript_answers_that_it_is_open():
             await node.bootstrapped.wait()
         assert not node.firewalled
         assert node.id == node_id(node.address)
+
+
+@pytest.mark.datagrams_fail
+@pytest.mark.parametrize("at_once", [False, True])
+async def test_a_node_outlives_whatever_raises_as_it_answers(at_once):
+    def fail(*arguments):
+        raise ValueError("a fault of our own")
+
+    async with open_network(2) as (asker, server):
+        if at_once:
+            server.answer_at_once({COMMAND: fail})
+        server.on_request = fail
+        # From the client socket: only what shows no id is answered at once.
+        ask = partial(asker.request, COMMAND, to=server.address, target=TARGET, socket=CLIENT)
+        with pytest.raises(RequestTimeout):
+            await ask(retries=0, timeout=0.1)
+        assert server.statistics().callback_failures == 1
+        server.answer_at_once({})
+        server.on_request = lambda request: request.reply(b"alive") or True
+        assert (await ask()).value == b"alive"
