@@ -71,6 +71,7 @@ DEFAULT_HOST: Final = "0.0.0.0"
 DEFAULT_HTTP: Final = "127.0.0.1:8787"  # of `hyperlog serve`
 DATA_FOLDER: Final = ".hyperlog"  # in the log folder, unless another place is told
 DEFAULT_MAX_LINE: Final = 64 * 1024  # bytes; above that many tailers cut or drop lines
+MAX_MONGO_TTL: Final = 2**31 - 1  # s; MongoDB takes no more, and so would hold no record
 MIN_MAX_LINE: Final = 4096  # bytes; what identifies a record has to fit
 MAX_TOKEN: Final = 8192  # characters, as many as a hello may have
 MAX_NAME: Final = 64  # characters of an application's or an instance's name
@@ -203,6 +204,8 @@ class ServerConfig:
             raise ConfigError("MongoDB can only answer queries if its address is told (mongo)")
         if mongo_ttl is not None and (mongo is None or not mongo_ttl >= 1):
             raise ConfigError("mongo_ttl is at least a second, and needs the address of a MongoDB")
+        if mongo_ttl is not None and not mongo_ttl <= MAX_MONGO_TTL:
+            raise ConfigError("mongo_ttl is at most 68 years; without it records stay for good")
         hosts = (http_hosts,) if isinstance(http_hosts, str) else http_hosts
         nodes: tuple[Address, ...] = ()
         if not local:

@@ -164,6 +164,7 @@ def test_a_library_server_has_neither_http_nor_a_store_unless_asked():
         ({"store": "mongo"}, "its address"),
         ({"mongo": "localhost"}, "mongodb://"),
         ({"mongo_ttl": 60.0}, "needs the address"),
+        ({"mongo": "mongodb://h", "mongo_ttl": 2.0**31}, "at most 68 years"),
     ],
 )
 def test_server_settings_that_cannot_be_used_are_refused(settings, reason):
