@@ -168,12 +168,16 @@ async def network(size: int = 4) -> AsyncIterator[list[Address]]:
 
 
 def serve_command(folder: Path, bootstrap: Sequence[Address]) -> list[str | Path]:
-    """The command that runs `hyperlog serve` on loopback, with log files alone."""
+    """The command that runs `hyperlog serve` on loopback, with log files alone.
+
+    Its files are not rotated: LogFile reads one, and 200,000 lines are more than the 100 MB of the
+    default.
+    """
     nodes = [part for host, port in bootstrap for part in ("--bootstrap", f"{host}:{port}")]
     files = ["--folder", folder, "--keys", folder / "keys.dat"]
     return [
         *(sys.executable, "-m", "hyperlog", "serve", "--json", "--host", LOCALHOST),
-        *("--http", "off", "--store", "off"),
+        *("--http", "off", "--store", "off", "--rotate-size", "off"),
         *nodes,
         *files,
     ]
