@@ -110,7 +110,11 @@ class JavaScript:
         self.process.kill()
 
     def _describe(self, what: str) -> str:
-        seen = [f"{event['event']} {event.get('code', '')}".strip() for event in self.events]
+        told = ("code", "remotePort", "punches", "relaying")
+        seen = [
+            " ".join([event["event"], *(str(event[key]) for key in told if key in event)])
+            for event in self.events
+        ]
         stderr = self._stderr.decode(errors="replace").strip() or "(empty)"
         status = self.process.returncode
         return f"{self.script} {what}; exit status {status}, events {seen}, stderr:\n{stderr}"

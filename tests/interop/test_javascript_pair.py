@@ -19,6 +19,10 @@ from tests.interop.harness import (
 
 pytestmark = pytest.mark.interop
 
+# A server that takes itself for reachable. Otherwise the LAN address and a hole punch are in a race,
+# and once, on a busy machine, nothing of such a connection between JavaScript peers got through.
+ONE_WAY = {"firewalled": False}
+
 TRACE_FIELDS = [
     "time",
     "userId",
@@ -118,7 +122,7 @@ async def test_an_echo_brings_every_byte_back():
     size = 1_000_000
     async with (
         js_testnet() as bootstrap,
-        js_echo("echo", bootstrap) as server,
+        js_echo("echo", bootstrap, dht=ONE_WAY) as server,
         js_echo("echo", bootstrap, connect_to=server.public_key, size=size, chunk=30_000) as client,
     ):
         sent = await client.event("sent")
@@ -131,7 +135,7 @@ async def test_an_echo_brings_every_byte_back():
 async def test_a_source_fills_a_sink():
     async with (
         js_testnet() as bootstrap,
-        js_echo("source", bootstrap, size=500_000) as server,
+        js_echo("source", bootstrap, size=500_000, dht=ONE_WAY) as server,
         js_echo("sink", bootstrap, connect_to=server.public_key) as client,
     ):
         received = await client.event("received")
