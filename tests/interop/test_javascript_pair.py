@@ -19,8 +19,8 @@ from tests.interop.harness import (
 
 pytestmark = pytest.mark.interop
 
-# A server that takes itself for reachable. Otherwise the LAN address and a hole punch are in a race,
-# and once, on a busy machine, nothing of such a connection between JavaScript peers got through.
+# A server that takes itself for reachable. Otherwise the LAN address and a hole punch are in a
+# race, and once, on a busy machine, nothing of such a connection of JavaScript peers got through.
 ONE_WAY = {"firewalled": False}
 
 TRACE_FIELDS = [
