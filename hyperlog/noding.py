@@ -7,9 +7,9 @@ after that only what they are asked for: a line with statistics at every SIGUSR1
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -19,6 +19,7 @@ from hyperlog.arguments import add_bootstrap, checked, parse_ipv4, parse_port
 from hyperlog.config import DEFAULT_HOST, Address
 from hyperlog.dht import DHT, Diagnosis, addresses_of, open_dht, testnet
 from hyperlog.errors import ConfigError
+from hyperlog.usersignal import tell_at_user_signal
 
 __all__ = ["add_node_options", "add_testnet_options", "run_node", "run_testnet"]
 
@@ -79,7 +80,7 @@ async def run_testnet(size: int, host: str, port: int) -> None:
         OSError: the address or the port cannot be bound.
     """
     async with trio.open_nursery() as nursery, testnet(size, host=host, port=port) as network:
-        await nursery.start(_tell_statistics, network.nodes)
+        await nursery.start(tell_at_user_signal, partial(_tell_statistics, network.nodes))
         _write_ready(network.bootstrap)
         await trio.sleep_forever()
 
@@ -97,7 +98,7 @@ async def run_node(host: str, port: int, bootstrap: Sequence[Address]) -> None:
         trio.open_nursery() as nursery,
         open_dht(bootstrap=others, host=host, port=port, exact_port=True, ephemeral=False) as dht,
     ):
-        await nursery.start(_tell_statistics, [dht])
+        await nursery.start(tell_at_user_signal, partial(_tell_statistics, [dht]))
         with trio.move_on_after(READY_PATIENCE):
             await dht.bootstrapped()
         _write_ready([Diagnosis(dht).address_for_others()])
@@ -136,16 +137,8 @@ def _write_ready(bootstrap: Iterable[Address]) -> None:
     _write_line({"bootstrap": [{"host": host, "port": port} for host, port in bootstrap]})
 
 
-async def _tell_statistics(
-    nodes: Sequence[DHT], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-) -> None:
-    if not hasattr(signal, "SIGUSR1"):  # Windows
-        task_status.started()
-        return
-    with trio.open_signal_receiver(signal.SIGUSR1) as received:
-        task_status.started()
-        async for _ in received:
-            _write_line({"statistics": [_statistics(node) for node in nodes]})
+def _tell_statistics(nodes: Sequence[DHT]) -> None:
+    _write_line({"statistics": [_statistics(node) for node in nodes]})
 
 
 def _statistics(node: DHT) -> dict[str, Any]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +23,7 @@ from hyperlog.dht import (
 )
 from hyperlog.keyfile import load_or_create_keys
 from hyperlog.quantities import parse_count, parse_duration, parse_size
+from hyperlog.usersignal import tell_at_user_signal
 
 __all__ = ["add_relay_options", "run_relay"]
 
@@ -109,7 +110,7 @@ async def run_relay(options: argparse.Namespace) -> None:
         try:
             with trio.move_on_after(READY_PATIENCE):
                 await relay.wait_announced()
-            await nursery.start(_tell_statistics, relay)
+            await nursery.start(tell_at_user_signal, partial(_tell_statistics, relay))
             key = relay.public_key.hex()
             host, port = Diagnosis(dht).address_for_others()
             if options.json:
@@ -128,16 +129,8 @@ async def run_relay(options: argparse.Namespace) -> None:
                 _say(_summary(relay))
 
 
-async def _tell_statistics(
-    relay: RelayServer, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-) -> None:
-    if not hasattr(signal, "SIGUSR1"):  # Windows
-        task_status.started()
-        return
-    with trio.open_signal_receiver(signal.SIGUSR1) as received:
-        task_status.started()
-        async for _ in received:
-            _write_line({"event": "statistics", "statistics": _statistics(relay)})
+def _tell_statistics(relay: RelayServer) -> None:
+    _write_line({"event": "statistics", "statistics": _statistics(relay)})
 
 
 async def _watch_reachability(relay: RelayServer, dht: DHT, said: str) -> None:

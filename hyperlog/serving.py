@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -12,6 +12,7 @@ import trio
 
 from hyperlog.config import Address
 from hyperlog.server import Server
+from hyperlog.usersignal import tell_at_user_signal
 
 __all__ = ["serve"]
 
@@ -27,7 +28,7 @@ async def serve(server: Server, *, as_json: bool) -> None:
     """
     config = server.config
     async with server, trio.open_nursery() as nursery:
-        await nursery.start(_tell_statistics, server)
+        await nursery.start(tell_at_user_signal, partial(_tell_statistics, server))
         with trio.move_on_after(ANNOUNCE_PATIENCE):
             await server.wait_announced()
         key = server.public_key.hex()
@@ -50,17 +51,9 @@ async def serve(server: Server, *, as_json: bool) -> None:
         await _watch_reachability(server)
 
 
-async def _tell_statistics(
-    server: Server, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-) -> None:
-    if not hasattr(signal, "SIGUSR1"):  # Windows
-        task_status.started()
-        return
-    with trio.open_signal_receiver(signal.SIGUSR1) as received:
-        task_status.started()
-        async for _ in received:
-            event = {"event": "statistics", "statistics": server.statistics()}
-            _write_line(msgspec.json.encode(event).decode())
+def _tell_statistics(server: Server) -> None:
+    event = {"event": "statistics", "statistics": server.statistics()}
+    _write_line(msgspec.json.encode(event).decode())
 
 
 async def _watch_reachability(server: Server) -> None:
