@@ -56,6 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
     run: Callable[[argparse.Namespace], int] = options.run
+    if options.command == "send" and not any(one.startswith("-") for one in unknown):
+        options.messages += unknown  # argparse leaves those that stand behind an option
+        unknown = []
     try:
         if unknown:
             raise ConfigError(f"unrecognized arguments: {' '.join(unknown)}")

@@ -53,6 +53,7 @@ def records(folder):
         (["send", "zz" * 32], "not all of them are hex digits"),
         (["send", KEY, "x", "--timeout", "-1"], "no number of seconds"),
         (["send", KEY, "x", "--bootstrap", "a"], "write it like"),
+        (["send", KEY, "--lvl", "INFO", "x"], "unrecognized arguments: --lvl INFO x"),
         (["testnet", "--size", "0"], "no number of nodes"),
     ],
 )
@@ -193,7 +194,8 @@ async def test_serve_prints_its_key_takes_records_and_ends_cleanly(number, tmp_p
             await server.says("announced to 3 DHT nodes")
             await server.says(f'Client().start("{key}", bootstrap=["{node}"])')
             await server.says("hypertrace-logger")
-            done = await run("send", key, "one", "two words", "--bootstrap", node)
+            # Messages may stand before options and behind them.
+            done = await run("send", key, "one", "--bootstrap", node, "two words")
             assert done.returncode == 0, done.stderr
             assert done.stdout == b""
             assert b"delivered 2 records" in done.stderr
